@@ -1,7 +1,7 @@
 """The bundle on disk: sealed by the workshop, opened and verified on the device.
 
-A bundle is a folder, or the same folder zipped (`NAME.edgemt`). Every file that the manifest lists is checked against
-its size and SHA-256 before anything is loaded; files that it does not list are never read.
+A bundle is a folder, or the same folder zipped (`NAME.edgemt`). Every file that the manifest lists is checked
+against its size and SHA-256 before anything is loaded; files that it does not list are never read.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Bundle:
 
 
 def seal(directory: Path, manifest: Manifest) -> Manifest:
-    """Hash every file under `directory` into the manifest, write manifest.json, and return the sealed manifest."""
+    """Hash every file under `directory` into the manifest, write manifest.json, and return what it says."""
     names = sorted(p.relative_to(directory).as_posix() for p in directory.rglob("*") if p.is_file())
     files = {
         name: {"sha256": sha256(directory / name), "bytes": (directory / name).stat().st_size}
@@ -143,7 +143,7 @@ def archive_root(archive: zipfile.ZipFile, path: Path) -> str:
 
 
 def unpack(archive: zipfile.ZipFile, member: str, target: Path, size: int) -> None:
-    """Write at most `size` + 1 bytes of `member` to `target`; what is absent is left for `verify` to report."""
+    """Write at most `size` + 1 bytes of `member` to `target`; `verify` reports what is absent or too long."""
     if member not in archive.NameToInfo:
         return
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -155,7 +155,7 @@ def unpack(archive: zipfile.ZipFile, member: str, target: Path, size: int) -> No
 
 
 def read_manifest(path: Path, shown: str | None = None) -> Manifest:
-    """Parse manifest.json and check that it names only files inside the bundle, and every file that it uses."""
+    """Parse manifest.json; it may name only files inside the bundle, and must list every file that it uses."""
     where = shown or str(path)
     try:
         manifest = Manifest.from_json(path.read_text(encoding="utf-8"), where)
