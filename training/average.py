@@ -1,0 +1,41 @@
+"""An exponential moving average of the weights in FP32: at any moment a better model than the last step's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+class Average:
+    """`weights` follow the model's parameters with `decay`; early on faster, so that the start is forgotten."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.weights: dict[str, Tensor] = {name: p.detach().float().clone() for name, p in self.parameters.items()}
+        self.decay = decay
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        decay = min(self.decay, (1 + step) / (10 + step))
+        now = [p.detach().float() for p in self.parameters.values()]
+        torch._foreach_lerp_(list(self.weights.values()), now, 1 - decay)
+
+    @contextmanager
+    def in_place(self, model: nn.Module) -> Iterator[None]:
+        """Within the block the model has the averaged weights and is in evaluation mode."""
+        kept = {name: p.detach().clone() for name, p in self.parameters.items()}
+        self.copy_to_parameters(self.weights)
+        model.eval()
+        try:
+            yield
+        finally:
+            self.copy_to_parameters(kept)
+            model.train()
+
+    @torch.no_grad()
+    def copy_to_parameters(self, weights: dict[str, Tensor]) -> None:
+        for name, parameter in self.parameters.items():
+            parameter.copy_(weights[name])

@@ -1,0 +1,78 @@
+"""The four precisions of a training step, and the guard that keeps a bad step out of the weights."""
+
+from __future__ import annotations
+
+import math
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+
+from edgemt.errors import EdgemtError
+from edgemt.training.config import Config
+
+AUTOCAST = {"bf16": torch.bfloat16, "fp16-o1": torch.float16}
+
+
+def autocast(config: Config) -> AbstractContextManager[object]:
+    dtype = AUTOCAST.get(config.precision)
+    return torch.autocast(config.device, dtype=dtype) if dtype else nullcontext()
+
+
+class Stepper:
+    """Backward, unscale, clip, check, step: for one optimizer or several that share the parameters between them."""
+
+    def __init__(self, config: Config, parameters: list[Tensor], optimizers: list[torch.optim.Optimizer]) -> None:
+        self.scaler = torch.amp.GradScaler(
+            config.device, init_scale=config.initial_scale, enabled=config.precision == "fp16-o1"
+        )
+        self.parameters = parameters
+        self.optimizers = optimizers
+        self.clip = config.optimizer.clip
+        self.max_skipped = config.max_skipped
+        self.skipped = 0  # in the whole run
+        self.skipped_in_row = 0
+        self.scales: list[tuple[int, float]] = []  # (step, scale) wherever the scale changed
+
+    def step(self, loss: Tensor, step: int) -> float:
+        """One update from `loss` (skipped if it or the gradient is not finite); returns the gradient norm."""
+        self.note_scale(step)
+        self.scaler.scale(loss).backward()
+        for optimizer in self.optimizers:
+            self.scaler.unscale_(optimizer)
+        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.clip))
+        if math.isfinite(norm) and math.isfinite(float(loss.detach())):
+            for optimizer in self.optimizers:
+                self.scaler.step(optimizer)
+            self.skipped_in_row = 0
+        else:
+            self.skipped += 1
+            self.skipped_in_row += 1
+        self.scaler.update()
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()
+        if self.skipped_in_row >= self.max_skipped:
+            raise EdgemtError(
+                f"step {step}: the loss or the gradient has not been finite for {self.skipped_in_row} steps in a row; "
+                "lower the rate, or use bf16 or fp32"
+            )
+        return norm
+
+    def note_scale(self, step: int) -> None:
+        scale = self.scaler.get_scale()
+        if self.scaler.is_enabled() and (not self.scales or self.scales[-1][1] != scale):
+            self.scales.append((step, scale))
+
+    def state_dict(self) -> dict[str, object]:
+        return {
+            "scaler": self.scaler.state_dict(),
+            "skipped": self.skipped,
+            "skipped_in_row": self.skipped_in_row,
+            "scales": self.scales,
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        if state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])
+        self.skipped, self.skipped_in_row = state["skipped"], state["skipped_in_row"]
+        self.scales = [tuple(change) for change in state["scales"]]
