@@ -155,7 +155,7 @@ def unpack(archive: zipfile.ZipFile, member: str, target: Path, size: int) -> No
 
 
 def read_manifest(path: Path, shown: str | None = None) -> Manifest:
-    """Parse manifest.json; it may name only files inside the bundle, and must list every file that it uses."""
+    """Parse manifest.json; it may name only files in the bundle, and must list every file that it uses."""
     where = shown or str(path)
     try:
         manifest = Manifest.from_json(path.read_text(encoding="utf-8"), where)

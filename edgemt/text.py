@@ -1,0 +1,162 @@
+"""Text around the model: which language it is, where sentences end, and what passes through untouched.
+
+Nothing is lost: the pieces of a text, put together, are the text again. Sentence ends come from sentencex; what it
+gets wrong for clinical notes (list numbers, Latin abbreviations in Chinese) is joined again here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import sentencex
+
+# Scripts that tell languages apart. Ideographs: the unified blocks, 〇, and the supplementary planes 2 and 3.
+HAN = re.compile("[㐀-䶿一-鿿豈-﫿〇\U00020000-\U0003ffff]")
+LETTER = re.compile(r"[^\W\d_]")
+# From this share of the letters on, a text with ideographs is Chinese (of 200,000 training pairs: no English side
+# reaches it, two Chinese sides stay below). Up to the second share, English function words say it is English
+# that quotes Chinese.
+HAN_SHARE, HAN_SURE = 0.1, 0.3
+ENGLISH_WORDS = re.compile(r"\b(the|is|are|was|has|have|had|of|and|to|in|with|for|a|an)\b", re.IGNORECASE)
+
+LINE = re.compile(r"[^\r\n]*(?:\r\n|\n|\r)|[^\r\n]+")
+CELL = re.compile(r"\t+|[^\t]+")
+BLOCK = (
+    4096  # characters given to sentencex at once: its time grows with the square of the number of sentences
+)
+SENTENCE_END = re.compile(r"[。！？!?]+[”’」』）)\"']*|[.…]+\s")
+LIST_NUMBER = re.compile(r"(?:^|[：；:;.])\s*[（(]?\d{1,2}[.)）]\s*$")
+ABBREVIATION = re.compile(r"\b[^\W\d_]{1,4}\.\s*$")
+CONTINUED = re.compile(r"[a-z0-9]")
+# Where a sentence that is too long may be cut, best places first; then between any two characters.
+CLAUSE_ENDS = (re.compile(r"[；;]\s*"), re.compile(r"[，：]|[,:]\s+|——"), re.compile(r"、|\s+"))
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of a text: a sentence to translate (`translate`), or what is copied as it is."""
+
+    text: str
+    translate: bool = False
+
+
+def language_of(text: str) -> str | None:
+    """ "zh", "en" (any other script counts as that), or None if the text has no letters."""
+    letters = len(LETTER.findall(text))
+    if not letters:
+        return None
+    share = len(HAN.findall(text)) / letters
+    if share < HAN_SHARE or (share < HAN_SURE and ENGLISH_WORDS.search(text)):
+        return "en"
+    return "zh"
+
+
+def has_letters_of(text: str, language: str) -> bool:
+    """Whether the text has any letter that `language` is written in; only Chinese and English are told apart."""
+    if language == "zh":
+        return HAN.search(text) is not None
+    if language == "en":
+        return LETTER.search(HAN.sub("", text)) is not None
+    return LETTER.search(text) is not None
+
+
+def lines(text: str) -> Iterator[str]:
+    """The lines, each with its line break (\\n, \\r\\n or \\r)."""
+    return (match.group() for match in LINE.finditer(text))
+
+
+def pieces(text: str, language: str, fits: Callable[[str], bool]) -> Iterator[Piece]:
+    """The text in pieces: sentences that `fits` accepts, and white space, line breaks and letterless parts."""
+    for line in lines(text):
+        for cell in CELL.finditer(line):
+            for block in blocks(cell.group()):
+                for sentence in sentences(block, language):
+                    yield from trimmed(sentence, fits)
+
+
+def trimmed(sentence: str, fits: Callable[[str], bool]) -> Iterator[Piece]:
+    """The white space before, the sentence (cut where it is too long), the white space after."""
+    core = sentence.strip()
+    if not core:
+        yield Piece(sentence)
+        return
+    start = sentence.index(core)
+    if start:
+        yield Piece(sentence[:start])
+    if LETTER.search(core):
+        for part in cut(core, fits):
+            yield from [Piece(part, translate=True)] if part == core else trimmed(part, fits)
+    else:
+        yield Piece(core)
+    if start + len(core) < len(sentence):
+        yield Piece(sentence[start + len(core) :])
+
+
+def blocks(line: str) -> Iterator[str]:
+    """A line in parts of at most BLOCK characters, cut after the last sentence end in each if there is one."""
+    start = 0
+    while len(line) - start > BLOCK:
+        ends = [match.end() for match in SENTENCE_END.finditer(line, start, start + BLOCK)]
+        end = ends[-1] if ends else start + BLOCK
+        yield line[start:end]
+        start = end
+    yield line[start:]
+
+
+def sentences(text: str, language: str) -> list[str]:
+    """Sentences with the white space that follows them; put together they are `text`."""
+    parts = sentencex.segment(language, text)
+    if language == "zh" and "." in text:
+        parts = without_ends_in_latin(parts, text)
+    joined: list[str] = []
+    for part in parts:
+        if joined and goes_on(joined[-1], part):
+            joined[-1] += part
+        else:
+            joined.append(part)
+    return joined
+
+
+def without_ends_in_latin(parts: list[str], text: str) -> list[str]:
+    """Chinese sentences without the ends at a Latin full stop that is none in English ("Dr. Smith", "GOV.UK")."""
+    english, position = set(), 0
+    for part in sentencex.segment("en", text):
+        position += len(part)
+        english.add(position)
+    kept, start, position = [], 0, 0
+    for part in parts:
+        position += len(part)
+        if position in english or not part.rstrip().endswith("."):
+            kept.append(text[start:position])
+            start = position
+    return [*kept, text[start:]] if start < len(text) else kept
+
+
+def goes_on(before: str, after: str) -> bool:
+    """Whether what sentencex took for a sentence end is none: after "2. " of a list, or "tel. 0571"."""
+    if LIST_NUMBER.search(before):
+        return True
+    return bool(ABBREVIATION.search(before) and CONTINUED.match(after))
+
+
+def cut(sentence: str, fits: Callable[[str], bool], level: int = 0) -> Iterator[str]:
+    """The sentence in as few parts as `fits` allows, cut after clause marks, at spaces, else anywhere."""
+    if len(sentence) < 2 or fits(sentence):
+        yield sentence
+    elif level == len(CLAUSE_ENDS):
+        middle = len(sentence) // 2
+        yield from cut(sentence[:middle], fits, level)
+        yield from cut(sentence[middle:], fits, level)
+    else:
+        part, start = "", 0
+        ends = [match.end() for match in CLAUSE_ENDS[level].finditer(sentence)]
+        for end in [*ends, len(sentence)]:
+            clause = sentence[start:end]
+            start = end
+            if part and not fits(part + clause):
+                yield from cut(part, fits, level + 1)
+                part = ""
+            part += clause
+        yield from cut(part, fits, level + 1)

@@ -1,0 +1,60 @@
+"""Text to token ids and back, with the ids of the Marian tokenizer that the model was trained with.
+
+SentencePiece cuts the text into pieces and `vocab.json` numbers them, as transformers' MarianTokenizer does; the two
+.spm files may number pieces differently (OPUS-MT). Control tokens are never made from what a user typed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import sentencepiece
+
+from edgemt.bundle import Bundle
+
+MARIAN_FILES = {"source": "source.spm", "target": "target.spm", "vocab": "vocab.json"}
+UNKNOWN = "<unk>"
+CONTROL = re.compile(r"<unk>|<s>|</s>|<pad>|>>.+<<")
+SURROGATES = re.compile("[\ud800-\udfff]")  # half characters: they cannot be written as UTF-8
+
+
+class Tokenizer:
+    """Source text -> ids (no language prefix, no end), target ids -> text. Thread-safe."""
+
+    def __init__(self, directory: Path, files: Mapping[str, str] = MARIAN_FILES) -> None:
+        """`files` names the source and target SentencePiece models and the vocabulary inside `directory`."""
+        source = (directory / files["source"]).read_bytes()
+        target = (directory / files["target"]).read_bytes()
+        self._source = sentencepiece.SentencePieceProcessor(model_proto=source)
+        self._target = (
+            self._source if source == target else sentencepiece.SentencePieceProcessor(model_proto=target)
+        )
+        self.ids: dict[str, int] = json.loads((directory / files["vocab"]).read_bytes())
+        self.pieces: dict[int, str] = {index: piece for piece, index in self.ids.items()}
+        self.unknown = self.ids[UNKNOWN]
+        self.control = frozenset(i for piece, i in self.ids.items() if CONTROL.fullmatch(piece))
+
+    @classmethod
+    def of(cls, bundle: Bundle) -> Tokenizer:
+        return cls(bundle.directory, bundle.manifest.tokenizer)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a source text. What the vocabulary lacks becomes bytes where it has them, else unknown."""
+        return self._encode(self._source, text)
+
+    def encode_target(self, text: str) -> list[int]:
+        """Ids of a text as it would stand at the start of an output."""
+        return self._encode(self._target, text)
+
+    def _encode(self, model: sentencepiece.SentencePieceProcessor, text: str) -> list[int]:
+        pieces = model.encode(SURROGATES.sub("\ufffd", text), out_type=str)
+        ids = (self.ids.get(piece, self.unknown) for piece in pieces)
+        return [self.unknown if i in self.control else i for i in ids]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of output ids. Control tokens leave no trace; bytes that are no UTF-8 become U+FFFD."""
+        pieces = [self.pieces.get(i, "") for i in ids if i not in self.control]
+        return self._target.decode_pieces(pieces).replace("▁", " ").strip()
