@@ -1,7 +1,7 @@
 """Text around the model: which language it is, where sentences end, and what passes through untouched.
 
-Nothing is lost: the pieces of a text, put together, are the text again. Sentence ends come from sentencex; what it
-gets wrong for clinical notes (list numbers, Latin abbreviations in Chinese) is joined again here.
+Nothing is lost: the pieces of a text, put together, are the text again. Sentence ends come from sentencex; what
+it gets wrong in clinical notes (list numbers, Latin abbreviations in Chinese) is joined again here.
 """
 
 from __future__ import annotations
@@ -10,14 +10,15 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import sentencex
+from sentencex import segment  # pyright: ignore[reportAttributeAccessIssue]
 
 # Scripts that tell languages apart. Ideographs: the unified blocks, 〇, and the supplementary planes 2 and 3.
 HAN = re.compile("[㐀-䶿一-鿿豈-﫿〇\U00020000-\U0003ffff]")
+SURROGATES = re.compile("[\ud800-\udfff]")  # half characters: they cannot be written as UTF-8
 LETTER = re.compile(r"[^\W\d_]")
-# From this share of the letters on, a text with ideographs is Chinese (of 200,000 training pairs: no English side
-# reaches it, two Chinese sides stay below). Up to the second share, English function words say it is English
-# that quotes Chinese.
+# From this share of the letters on, a text with ideographs is Chinese (of 200,000 training pairs, no English side
+# reaches it and two Chinese sides stay below). Up to the second share, English function words say that it is
+# English with a Chinese name or quotation in it.
 HAN_SHARE, HAN_SURE = 0.1, 0.3
 ENGLISH_WORDS = re.compile(r"\b(the|is|are|was|has|have|had|of|and|to|in|with|for|a|an)\b", re.IGNORECASE)
 
@@ -42,6 +43,11 @@ class Piece:
     translate: bool = False
 
 
+def well_formed(text: str) -> str:
+    """The text with U+FFFD in place of half characters, which no encoder takes."""
+    return SURROGATES.sub("\ufffd", text)
+
+
 def language_of(text: str) -> str | None:
     """ "zh", "en" (any other script counts as that), or None if the text has no letters."""
     letters = len(LETTER.findall(text))
@@ -54,7 +60,7 @@ def language_of(text: str) -> str | None:
 
 
 def has_letters_of(text: str, language: str) -> bool:
-    """Whether the text has any letter that `language` is written in; only Chinese and English are told apart."""
+    """Whether the text has a letter that `language` is written in; only Chinese and English are told apart."""
     if language == "zh":
         return HAN.search(text) is not None
     if language == "en":
@@ -68,7 +74,7 @@ def lines(text: str) -> Iterator[str]:
 
 
 def pieces(text: str, language: str, fits: Callable[[str], bool]) -> Iterator[Piece]:
-    """The text in pieces: sentences that `fits` accepts, and white space, line breaks and letterless parts."""
+    """The text in pieces: sentences that `fits` accepts, white space, line breaks, parts without letters."""
     for line in lines(text):
         for cell in CELL.finditer(line):
             for block in blocks(cell.group()):
@@ -95,7 +101,7 @@ def trimmed(sentence: str, fits: Callable[[str], bool]) -> Iterator[Piece]:
 
 
 def blocks(line: str) -> Iterator[str]:
-    """A line in parts of at most BLOCK characters, cut after the last sentence end in each if there is one."""
+    """A line in parts of at most BLOCK characters, each cut after its last sentence end if it has one."""
     start = 0
     while len(line) - start > BLOCK:
         ends = [match.end() for match in SENTENCE_END.finditer(line, start, start + BLOCK)]
@@ -107,7 +113,7 @@ def blocks(line: str) -> Iterator[str]:
 
 def sentences(text: str, language: str) -> list[str]:
     """Sentences with the white space that follows them; put together they are `text`."""
-    parts = sentencex.segment(language, text)
+    parts = segment(language, text)
     if language == "zh" and "." in text:
         parts = without_ends_in_latin(parts, text)
     joined: list[str] = []
@@ -120,9 +126,9 @@ def sentences(text: str, language: str) -> list[str]:
 
 
 def without_ends_in_latin(parts: list[str], text: str) -> list[str]:
-    """Chinese sentences without the ends at a Latin full stop that is none in English ("Dr. Smith", "GOV.UK")."""
+    """Chinese sentences, joined where a Latin full stop ends none in English ("Dr. Smith", "GOV.UK")."""
     english, position = set(), 0
-    for part in sentencex.segment("en", text):
+    for part in segment("en", text):
         position += len(part)
         english.add(position)
     kept, start, position = [], 0, 0

@@ -1,7 +1,7 @@
 """Text to token ids and back, with the ids of the Marian tokenizer that the model was trained with.
 
-SentencePiece cuts the text into pieces and `vocab.json` numbers them, as transformers' MarianTokenizer does; the two
-.spm files may number pieces differently (OPUS-MT). Control tokens are never made from what a user typed.
+SentencePiece cuts the text into pieces and `vocab.json` numbers them, as transformers' MarianTokenizer does; the
+two .spm files may number pieces differently (OPUS-MT). What a user types never becomes a control token.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from pathlib import Path
 import sentencepiece
 
 from edgemt.bundle import Bundle
+from edgemt.text import well_formed
 
 MARIAN_FILES = {"source": "source.spm", "target": "target.spm", "vocab": "vocab.json"}
 UNKNOWN = "<unk>"
 CONTROL = re.compile(r"<unk>|<s>|</s>|<pad>|>>.+<<")
-SURROGATES = re.compile("[\ud800-\udfff]")  # half characters: they cannot be written as UTF-8
 
 
 class Tokenizer:
@@ -50,7 +50,7 @@ class Tokenizer:
         return self._encode(self._target, text)
 
     def _encode(self, model: sentencepiece.SentencePieceProcessor, text: str) -> list[int]:
-        pieces = model.encode(SURROGATES.sub("\ufffd", text), out_type=str)
+        pieces = model.encode(well_formed(text), out_type=str)
         ids = (self.ids.get(piece, self.unknown) for piece in pieces)
         return [self.unknown if i in self.control else i for i in ids]
 
