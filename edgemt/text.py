@@ -1,7 +1,7 @@
 """Text around the model: which language it is, where sentences end, and what passes through untouched.
 
-Nothing is lost: the pieces of a text, put together, are the text again. Sentence ends come from sentencex; what
-it gets wrong in clinical notes (list numbers, Latin abbreviations in Chinese) is joined again here.
+Nothing is lost: the pieces of a text, put together, are the text again. Sentence ends come from sentencex;
+what it gets wrong in clinical notes (list numbers, Latin abbreviations in Chinese) is joined again here.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from sentencex import segment  # pyright: ignore[reportAttributeAccessIssue]
 HAN = re.compile("[㐀-䶿一-鿿豈-﫿〇\U00020000-\U0003ffff]")
 SURROGATES = re.compile("[\ud800-\udfff]")  # half characters: they cannot be written as UTF-8
 LETTER = re.compile(r"[^\W\d_]")
-# From this share of the letters on, a text with ideographs is Chinese (of 200,000 training pairs, no English side
-# reaches it and two Chinese sides stay below). Up to the second share, English function words say that it is
-# English with a Chinese name or quotation in it.
+# From this share of the letters on, a text with ideographs is Chinese (of 200,000 training pairs, no English
+# side reaches it and two Chinese sides stay below). Up to the second share, English function words say that it
+# is English with a Chinese name or quotation in it.
 HAN_SHARE, HAN_SURE = 0.1, 0.3
 ENGLISH_WORDS = re.compile(r"\b(the|is|are|was|has|have|had|of|and|to|in|with|for|a|an)\b", re.IGNORECASE)
 
@@ -29,6 +29,8 @@ BLOCK = (
 )
 SENTENCE_END = re.compile(r"[。！？!?]+[”’」』）)\"']*|[.…]+\s")
 LIST_NUMBER = re.compile(r"(?:^|[：；:;.])\s*[（(]?\d{1,2}[.)）]\s*$")
+LATIN_STOP = re.compile(r"[A-Za-z0-9]\.\s*$")
+TITLE = re.compile(r"(?:Dr|Mr|Mrs|Ms|Prof|St|No|vs)\.\s*$")
 ABBREVIATION = re.compile(r"\b[^\W\d_]{1,4}\.\s*$")
 CONTINUED = re.compile(r"[a-z0-9]")
 # Where a sentence that is too long may be cut, best places first; then between any two characters.
@@ -60,7 +62,7 @@ def language_of(text: str) -> str | None:
 
 
 def has_letters_of(text: str, language: str) -> bool:
-    """Whether the text has a letter that `language` is written in; only Chinese and English are told apart."""
+    """Whether the text has a letter that `language` is written in (Chinese and English are told apart)."""
     if language == "zh":
         return HAN.search(text) is not None
     if language == "en":
@@ -113,38 +115,22 @@ def blocks(line: str) -> Iterator[str]:
 
 def sentences(text: str, language: str) -> list[str]:
     """Sentences with the white space that follows them; put together they are `text`."""
-    parts = segment(language, text)
-    if language == "zh" and "." in text:
-        parts = without_ends_in_latin(parts, text)
     joined: list[str] = []
-    for part in parts:
-        if joined and goes_on(joined[-1], part):
+    for part in segment(language, text):
+        if joined and goes_on(joined[-1], part, language):
             joined[-1] += part
         else:
             joined.append(part)
     return joined
 
 
-def without_ends_in_latin(parts: list[str], text: str) -> list[str]:
-    """Chinese sentences, joined where a Latin full stop ends none in English ("Dr. Smith", "GOV.UK")."""
-    english, position = set(), 0
-    for part in segment("en", text):
-        position += len(part)
-        english.add(position)
-    kept, start, position = [], 0, 0
-    for part in parts:
-        position += len(part)
-        if position in english or not part.rstrip().endswith("."):
-            kept.append(text[start:position])
-            start = position
-    return [*kept, text[start:]] if start < len(text) else kept
-
-
-def goes_on(before: str, after: str) -> bool:
-    """Whether what sentencex took for a sentence end is none: after "2. " of a list, or "tel. 0571"."""
-    if LIST_NUMBER.search(before):
+def goes_on(before: str, after: str, language: str) -> bool:
+    """Whether what sentencex took for the end of a sentence is none."""
+    if LIST_NUMBER.search(before):  # "2. Wash hands."
         return True
-    return bool(ABBREVIATION.search(before) and CONTINUED.match(after))
+    if language == "zh" and LATIN_STOP.search(before):  # "GOV.UK", "Dr. Smith", "Dr. 王" in a Chinese text
+        return TITLE.search(before) is not None or not HAN.match(after)
+    return bool(ABBREVIATION.search(before) and CONTINUED.match(after))  # "tel. 0571", "Hx. of"
 
 
 def cut(sentence: str, fits: Callable[[str], bool], level: int = 0) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """Text to token ids and back, with the ids of the Marian tokenizer that the model was trained with.
 
-SentencePiece cuts the text into pieces and `vocab.json` numbers them, as transformers' MarianTokenizer does; the
-two .spm files may number pieces differently (OPUS-MT). What a user types never becomes a control token.
+SentencePiece cuts the text into pieces and `vocab.json` numbers them, as transformers' MarianTokenizer does;
+the two .spm files may number pieces differently (OPUS-MT). What a user types never becomes a control token.
 """
 
 from __future__ import annotations
