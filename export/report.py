@@ -1,34 +1,34 @@
 """The export report: one dictionary in, `report.json` and a self-contained `report.html` out.
 
-`write_report(directory, data)` takes the dictionary below. Every key is optional but `name`; a section whose key is
-absent is left out of the page. Sizes are in bytes, times in the unit their key names, dates in ISO 8601.
+`write_report(directory, data)` takes the dictionary below. Every key is optional but `name`; a section whose
+key is absent is left out of the page. Sizes are in bytes, times in the unit their key names, dates ISO 8601.
 
-    name        str                 "medical-zh-en"
-    created     str                 "2026-11-24T12:00:00Z"
-    command     str                 the command line as typed
-    passed      bool                the whole export
-    reasons     [str]               why it failed, or what to know; one sentence each
-    chosen      str                 the variant that was sealed, a key of `variants`
-    choice      str                 one sentence: why that one
-    source      {label: value}      what was exported: checkpoint, sha256, architecture, parameters, languages, licence …
+    name        str             "medical-zh-en"
+    created     str             "2026-11-24T12:00:00Z"
+    command     str             the command line as typed
+    passed      bool            the whole export
+    reasons     [str]           why it failed, or what to know; one sentence each
+    chosen      str             the variant that was sealed, a key of `variants`
+    choice      str             one sentence: why that one
+    source      {label: value}  checkpoint, sha256, architecture, parameters, languages, licence, training …
     stages      [{"name": str, "seconds": float, "peak_rss_mb": float | None}]
     parity      {"max_abs_error": float, "tolerance": float, "logit_std": float, "sentences": int,
                  "tokens": int, "equal": int, "excused": int, "passed": bool}
-                                    tokens compared, equal, and unequal where torch's own margin was within error
-    variants    {name: variant}     in the order of the tables; "fp32" first, then "int8-static", "int8-dynamic" …
+                                tokens compared, equal, and unequal where torch's margin was within error
+    variants    {name: variant} in the order of the tables: "fp32" first, then "int8-static", "int8-dynamic" …
                   variant = {"bytes": int,
-                             "gate": GateResult.to_json() | None,      (edgemt.calibration.gate; None for FP32)
+                             "gate": GateResult.to_json() | None,   (edgemt.calibration.gate; None for FP32)
                              "latency": {"p50_ms": float, "p90_ms": float, "p99_ms": float,
                                          "ratio": float, "ratio_low": float, "ratio_high": float} | None}
-                                    ratio: time over FP32's time of the same sentences in the same rounds,
-                                    with the spread over rounds; below 1 is faster
-    latency     {label: value}      how it was clocked: threads, sentences, rounds, method …
-    calibration {label: value}      observer, sentences, steps, tensors, seconds, peak RSS, hash of the sentences …
+                                ratio: time over FP32's time of the same sentences in the same rounds,
+                                with the spread over rounds; below 1 is faster
+    latency     {label: value}  how it was clocked: threads, sentences, rounds, method …
+    calibration {label: value}  observer, sentences, steps, tensors, seconds, peak RSS, hash …
     activations {tensor: {"role": str, "low": float, "high": float, "sqnr_db": float | None}}
-                                    QuantSpec.to_json()["activations"]
+                                QuantSpec.to_json()["activations"]
     samples     [{"direction": "zh-en", "source": str, "reference": str, "outputs": {variant: str}}]
-    machine     {label: value}      processor, cores, memory, system
-    provenance  {label: value}      versions, hashes
+    machine     {label: value}  processor, cores, memory, system
+    provenance  {label: value}  versions, hashes
 
 Values of the free tables may be str, int, float, bool or None; nested values are shown as JSON.
 """
@@ -50,9 +50,9 @@ WORST_SHOWN = 24  # tensors in the sensitivity plot
 
 
 def write_report(directory: Path, data: Mapping[str, Any]) -> None:
-    """Write `report.json` and `report.html` into `directory` (which must exist), each under its name only when whole.
+    """Write `report.json` and `report.html` into `directory`, which must exist.
 
-    Raises EdgemtError if the directory cannot be written.
+    Each stands under its name only when whole. Raises EdgemtError if the directory cannot be written.
     """
     document = {"format": FORMAT, "format_version": FORMAT_VERSION, **data}
     texts = {
@@ -67,7 +67,8 @@ def write_report(directory: Path, data: Mapping[str, Any]) -> None:
             partial.replace(path)
         except OSError as error:
             partial.unlink(missing_ok=True)
-            raise EdgemtError(f"{path} cannot be written ({error.strerror}); free space or choose another folder") from None
+            cure = "free space or choose another folder"
+            raise EdgemtError(f"{path} cannot be written ({error.strerror}); {cure}") from None
 
 
 def render(document: Mapping[str, Any]) -> str:
@@ -95,14 +96,15 @@ def render(document: Mapping[str, Any]) -> str:
 def quality_rows(variants: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
     """Per direction, one row a variant: FP32's own scores first, then each gated variant's.
 
-    FP32 is decoded once and judged against each variant, so that its scores stand in every gate as `reference`.
+    FP32 is decoded once and judged against each variant: its scores stand in every gate as `reference`.
     """
+    metrics = ("bleu", "chrf")
     rows: dict[str, list[dict[str, Any]]] = {}
     for name, variant in variants.items():
         for direction, result in ((variant.get("gate") or {}).get("directions") or {}).items():
             table = rows.setdefault(direction, [{"variant": "fp32", "sentences": result["sentences"]}])
-            table[0] |= {metric: {"score": result[metric]["reference"]} for metric in ("bleu", "chrf")}
-            scores = {metric: {**result[metric], "score": result[metric]["candidate"]} for metric in ("bleu", "chrf")}
+            table[0] |= {metric: {"score": result[metric]["reference"]} for metric in metrics}
+            scores = {metric: {**result[metric], "score": result[metric]["candidate"]} for metric in metrics}
             table.append({**result, **scores, "variant": name})
     return rows
 
@@ -114,7 +116,8 @@ def sensitivity_svg(activations: Mapping[str, Mapping[str, Any]]) -> str:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    ranked = sorted((e["sqnr_db"], name) for name, e in activations.items() if e["sqnr_db"] is not None)[:WORST_SHOWN]
+    known = [(entry["sqnr_db"], name) for name, entry in activations.items() if entry["sqnr_db"] is not None]
+    ranked = sorted(known)[:WORST_SHOWN]
     values, names = [value for value, _ in ranked], [name for _, name in ranked]
     style = {"svg.fonttype": "none", "svg.hashsalt": "edgemt", "font.size": 8, "font.family": "sans-serif"}
     with pyplot.rc_context(style):
@@ -134,7 +137,8 @@ def sensitivity_svg(activations: Mapping[str, Mapping[str, Any]]) -> str:
         pyplot.close(figure)
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
-    return svg.replace("#000000", "currentColor").replace("<svg ", '<svg role="img" aria-label="SQNR by tensor" ', 1)
+    svg = svg.replace("#000000", "currentColor")  # follows the page's light or dark scheme
+    return svg.replace("<svg ", '<svg role="img" aria-label="SQNR by tensor" ', 1)
 
 
 def megabytes(size: float) -> str:
