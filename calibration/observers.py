@@ -3,9 +3,9 @@
 All three observers keep the same statistics, an exact minimum and maximum and a histogram, and differ in the
 range they choose. The histogram's bins are [i·w, (i+1)·w) for i in [-BINS, BINS), with w a power of two:
 w = 2**e / BINS, where 2**(e-1) <= max|x| < 2**e. When a larger value comes, e grows and 2, 4, 8 … neighbours
-become one bin: its edges are edges of old bins, so that counts stay exact, and the result depends on the set
-of values alone, never on their order or how they were cut into arrays. w <= max|x| / (BINS / 2), about an eighth
-of a step of U8.
+become one bin: its edges are edges of old bins, so that counts stay exact, and the result depends on the
+set of values alone, never on their order or how they were cut into arrays. w <= max|x| / (BINS / 2): about an
+eighth of a step of U8.
 
 onnxruntime's histogram collectors stack whole tensors before they look at them, so that caches whose length
 changes break them and memory grows with the calibration set

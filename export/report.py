@@ -119,7 +119,12 @@ def sensitivity_svg(activations: Mapping[str, Mapping[str, Any]]) -> str:
     known = [(entry["sqnr_db"], name) for name, entry in activations.items() if entry["sqnr_db"] is not None]
     ranked = sorted(known)[:WORST_SHOWN]
     values, names = [value for value, _ in ranked], [name for _, name in ranked]
-    style = {"svg.fonttype": "none", "svg.hashsalt": "edgemt", "font.size": 8, "font.family": "sans-serif"}
+    style: dict[Any, Any] = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "edgemt",
+        "font.size": 8,
+        "font.family": "sans-serif",
+    }
     with pyplot.rc_context(style):
         figure, axes = pyplot.subplots(figsize=(5, 0.5 + 0.3 * len(ranked)))
         rows = range(len(ranked))
