@@ -1,0 +1,92 @@
+"""From lowered graphs to a sealed bundle: files, layer table, manifest."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import platform
+import shutil
+from pathlib import Path
+from typing import Any
+
+from edgemt import __version__
+from edgemt.bundle import seal
+from edgemt.export.checkpoints import TOKENIZER_FILES, Checkpoint
+from edgemt.export.graphs.graphset import Canonical, GraphSet, Layer
+from edgemt.manifest import Graph, Manifest
+
+GENERATION = {"beam": 1, "max_length_factor": 2.0, "max_length_extra": 16}
+TOOLS = ("torch", "transformers", "onnx", "onnxruntime", "numpy", "sentencepiece", "safetensors")
+
+
+def write_bundle(
+    directory: Path,
+    checkpoint: Checkpoint,
+    canonical: Canonical,
+    lowered: GraphSet,
+    *,
+    name: str,
+    target: str,
+    precision: str,
+    layers: list[Layer],
+    languages: list[list[str]],
+    provenance: dict[str, Any] | None = None,
+    gate: dict[str, Any] | None = None,
+) -> Manifest:
+    """Write graphs, weights, tokenizer and manifest into the empty `directory`, and seal it."""
+    files = lowered.write(directory)
+    manifest = Manifest(
+        name=name,
+        family="seq2seq",
+        languages=languages,
+        target=target,
+        precision=precision,
+        graphs={
+            role: Graph(file, lowered.inputs(role), lowered.outputs(role)) for role, file in files.items()
+        },
+        states=canonical.states,
+        model=canonical.model,
+        tokenizer=_tokenizer(checkpoint, directory),
+        generation=GENERATION,
+        features=canonical.features,
+        licence=checkpoint.licence,
+        provenance={**base_provenance(checkpoint), **(provenance or {})},
+        gate=gate or {},
+        layers=[layer._asdict() for layer in layers],
+    )
+    return seal(directory, manifest)
+
+
+def _tokenizer(checkpoint: Checkpoint, directory: Path) -> dict[str, str]:
+    """Copy the tokenizer files, each content once (a joint vocabulary has the same model on both sides)."""
+    folder = directory / "tokenizer"
+    folder.mkdir()
+    names: dict[bytes, str] = {}
+    roles = {}
+    for role, file in TOKENIZER_FILES.items():
+        content = (checkpoint.directory / file).read_bytes()
+        if content not in names:
+            names[content] = f"tokenizer/{file}"
+            shutil.copyfile(checkpoint.directory / file, folder / file)
+        roles[role] = names[content]
+    return roles
+
+
+def base_provenance(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Where the weights came from, how they were trained, and with what they were exported."""
+    return {
+        "checkpoint": {
+            "name": checkpoint.name,
+            "sha256": checkpoint.sha256,
+            "form": checkpoint.form,
+            "dtypes": list(checkpoint.dtypes),
+            "architecture": checkpoint.architecture,
+        },
+        "training": checkpoint.amp,
+        "tools": {
+            "edgemt": __version__,
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in TOOLS},
+        },
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }

@@ -1,0 +1,82 @@
+"""ONNX Runtime: heads for search on the step graph, then FP32, FP16, static INT8 (QDQ) or dynamic INT8."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+from onnx import TensorProto, helper
+
+from edgemt.export.graphs.graphset import Canonical, GraphSet, Layer, initializer
+from edgemt.export.targets.float16 import to_float16
+from edgemt.export.targets.quantize import S8_PAIRED, Quantizer
+
+SUPPRESSED = np.float32(-30000)  # within FP16
+
+PRECISIONS = ("fp32", "fp16", "int8-static", "int8-dynamic")
+WEIGHTS = S8_PAIRED
+
+
+class Lowered(NamedTuple):
+    """What a target made: graphs to write, and the table of layers for the manifest."""
+
+    graphs: GraphSet
+    layers: list[Layer]
+
+
+def lower(
+    canonical: Canonical, precision: str, ranges: Mapping[str, tuple[float, float]] | None = None
+) -> Lowered:
+    """Lower to one of `PRECISIONS`; `ranges` (canonical tensor -> (low, high)) is for "int8-static"."""
+    graphs: GraphSet = canonical
+    if precision == "fp16":
+        graphs = to_float16(graphs)
+    elif precision == "int8-static":
+        graphs = Quantizer(graphs, WEIGHTS, ranges or {}).run()
+    elif precision == "int8-dynamic":
+        graphs = Quantizer(graphs, WEIGHTS).run()
+    heads = add_heads(graphs, canonical.model.suppress, canonical.model.vocab_size)
+    return Lowered(heads, layer_table(canonical, graphs))
+
+
+def layer_table(canonical: Canonical, graphs: GraphSet) -> list[Layer]:
+    """A row for each node that reads weights: how they are stored, and their bytes without scales."""
+    rows = []
+    for role, model in canonical.graphs.items():
+        stored = {init.name for init in graphs.graphs[role].graph.initializer}
+        behind = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type == "Transpose"}
+        for node in model.graph.node:
+            for name in (behind.get(name, name) for name in node.input):
+                if name not in canonical.weights:
+                    continue
+                kept = next(alias for alias in (name, f"{name}_quantized") if alias in stored)
+                array = graphs.weights[kept]
+                rows.append(Layer(node.name, role, node.op_type, str(array.dtype), array.nbytes))
+    return [row for row in rows if row.op in ("MatMul", "Gather")]
+
+
+def add_heads(graphs: GraphSet, suppress: list[int], vocab: int) -> GraphSet:
+    """Give the step graph what search asks for instead of all logits: the best k, and the log-partition log_z."""
+    graphs = graphs.copy()
+    bias = np.zeros(vocab, np.float32)
+    bias[suppress] = SUPPRESSED
+    graphs.weights["suppress"] = bias
+    graph = graphs.graphs["step"].graph
+    graph.input.append(helper.make_tensor_value_info("top_k", TensorProto.INT64, [1]))
+    last = initializer("const.-1", np.array([-1], np.int64))
+    graph.initializer.extend([initializer("suppress", bias), last])
+    graph.node.extend(
+        [
+            helper.make_node("Add", ["logits", "suppress"], ["candidates"], "candidates"),
+            helper.make_node("TopK", ["candidates", "top_k"], ["top_values", "top_ids"], "top_k", axis=-1),
+            helper.make_node("ReduceLogSumExp", ["logits", last.name], ["log_z"], "log_z", keepdims=1),
+        ]
+    )
+    for name, kind, size in (
+        ("top_values", TensorProto.FLOAT, "k"),
+        ("top_ids", TensorProto.INT64, "k"),
+        ("log_z", TensorProto.FLOAT, 1),
+    ):
+        graph.output.append(helper.make_tensor_value_info(name, kind, ["rows", "width", size]))
+    return graphs

@@ -1,0 +1,180 @@
+"""INT8 on an ONNX graph: weights per output channel, activations by calibrated ranges (QDQ) or per call (dynamic).
+
+Written for what the canonical graphs hold, matrix products by a weight and embedding look-ups, rather than with
+onnxruntime.quantization: that stores a tied embedding twice (once per axis) and quantises it per tensor for the look-up.
+Here there is one INT8 copy, with a scale a row, that the look-up reads and that the head takes behind a Transpose
+(ONNX Runtime folds it when it loads the graph). Attention products and everything else stay FP32; outputs of products
+are not quantised (see the figures in `onnxruntime.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import onnx
+from onnx import NodeProto, helper
+
+from edgemt.errors import EdgemtError
+from edgemt.export.graphs.graphset import Array, GraphSet, constant_matmuls, initializer
+
+
+class WeightType(NamedTuple):
+    """How weights are stored: `zero` is the code of 0; `paired` keeps |w[2k]| + |w[2k+1]| within 128."""
+
+    dtype: type[np.generic]
+    zero: int
+    paired: bool
+
+
+S8 = WeightType(np.int8, 0, paired=False)
+S8_PAIRED = WeightType(np.int8, 0, paired=True)
+U8 = WeightType(np.uint8, 128, paired=False)
+
+
+def quantize_weight(weight: Array, kind: WeightType, axis: int) -> tuple[Array, Array]:
+    """Symmetric codes of a matrix, and a positive f32 scale for each index of `axis`."""
+    magnitude = np.abs(np.moveaxis(weight, axis, 0))
+    if kind.paired:  # what an x86 CPU without VNNI adds in 16 bits, which then do not overflow
+        magnitude = np.add.reduceat(magnitude, np.arange(0, magnitude.shape[1], 2), axis=1)
+    scale = (np.maximum(magnitude.max(axis=1), 1e-8) / 127).astype(np.float32)
+    codes = np.rint(weight / np.expand_dims(scale, 1 - axis)).clip(-127, 127) + kind.zero
+    return codes.astype(kind.dtype), scale
+
+
+def activation_scale(low: float, high: float) -> tuple[np.float32, np.uint8]:
+    """Scale and zero point of U8 codes for [low, high], which is widened to hold 0."""
+    low, high = min(float(low), 0.0), max(float(high), 0.0)
+    scale = np.float32(max(high - low, 1e-8) / 255)
+    return scale, np.uint8(np.clip(np.rint(-low / scale), 0, 255))
+
+
+def activations(graphs: GraphSet) -> dict[str, list[str]]:
+    """The tensors of each graph that static quantisation needs ranges of: what enters a product by a weight."""
+    return {
+        role: sorted({node.input[0] for node, _ in constant_matmuls(model, graphs.weights)})
+        for role, model in graphs.graphs.items()
+    }
+
+
+class Quantizer:
+    """Rewrites one set of graphs. `ranges` (tensor -> (low, high)) makes it static, None dynamic."""
+
+    def __init__(
+        self,
+        graphs: GraphSet,
+        weight_type: WeightType,
+        ranges: Mapping[str, tuple[float, float]] | None = None,
+    ) -> None:
+        self.graphs, self.kind, self.ranges = graphs.copy(), weight_type, ranges
+        # A table that is looked up needs its scales by row, and so the head that shares it gets them by column.
+        self.tables = {
+            node.input[0]
+            for model in graphs.graphs.values()
+            for node in model.graph.node
+            if node.op_type == "Gather" and "embed_positions" not in node.input[0]
+        }
+        self.model = onnx.ModelProto()
+        self.nodes: list[NodeProto] = []
+
+    def run(self) -> GraphSet:
+        for self.model in self.graphs.graphs.values():
+            products = {
+                node.name: weight for node, weight in constant_matmuls(self.model, self.graphs.weights)
+            }
+            old, self.nodes = list(self.model.graph.node), []
+            for node in old:
+                if node.name in products:
+                    self.product(node, products[node.name])
+                elif node.op_type == "Gather" and node.input[0] in self.tables:
+                    self.look_up(node)
+                else:
+                    self.nodes.append(node)
+            self.drop_dead()
+        return self.graphs
+
+    def product(self, node: NodeProto, weight: str) -> None:
+        source, scale, zero = self.weight(weight, 0 if weight in self.tables else 1)
+        if weight in self.tables:
+            source = self.node("Transpose", [source], f"{weight}_transposed_quantized", perm=[1, 0])
+        if self.ranges is not None:
+            product = [
+                self.fake_quantized(node.input[0], self.ranges),
+                self.node(
+                    "DequantizeLinear", [source, scale, zero], f"{node.name}.weight_dequantized", axis=1
+                ),
+            ]
+            self.nodes.append(helper.make_node("MatMul", product, list(node.output), node.name))
+            return
+        codes, x_scale, x_zero = self.dynamic(node.input[0])
+        total = self.node("MatMulInteger", [codes, source, x_zero, zero], f"{node.name}.integer")
+        total = self.node("Cast", [total], f"{node.name}.cast", to=onnx.TensorProto.FLOAT)
+        both = self.node("Mul", [x_scale, scale], f"{node.name}.scales")
+        self.nodes.append(helper.make_node("Mul", [total, both], list(node.output), node.name))
+
+    def look_up(self, node: NodeProto) -> None:
+        """Codes and scale of the rows asked for: the table itself is never unpacked."""
+        table, ids = node.input
+        codes, scale, zero = self.weight(table, 0)
+        column = self.constant(f"{table}_scale_column", self.graphs.weights[scale][:, None])
+        one = self.constant("const.unit", np.float32(1))
+        rows = self.node("Gather", [codes, ids], f"{node.name}.codes")
+        rows = self.node(
+            "DequantizeLinear", [rows, one, f"const.zero_{self.kind.zero}"], f"{node.name}.centred"
+        )
+        scales = self.node("Gather", [column, ids], f"{node.name}.scales")
+        self.nodes.append(helper.make_node("Mul", [rows, scales], list(node.output), node.name))
+
+    def weight(self, name: str, axis: int) -> tuple[str, str, str]:
+        """Names of codes, scales and zero point of a weight, quantised on first use."""
+        codes, scale, zero = f"{name}_quantized", f"{name}_scale", f"{name}_zero_point"
+        if codes not in self.graphs.weights:
+            values = quantize_weight(self.graphs.weights[name], self.kind, axis)
+            self.graphs.weights[codes], self.graphs.weights[scale] = values
+        size = len(self.graphs.weights[scale])
+        self.constant(codes, self.graphs.weights[codes])
+        self.constant(scale, self.graphs.weights[scale])
+        self.constant(zero, np.full(size, self.kind.zero, self.kind.dtype))
+        self.constant(f"const.zero_{self.kind.zero}", np.array(self.kind.zero, self.kind.dtype))
+        return codes, scale, zero
+
+    def fake_quantized(self, name: str, ranges: Mapping[str, tuple[float, float]]) -> str:
+        """The activation through U8 and back; one pair of nodes for all products that take it."""
+        if name not in ranges:
+            raise EdgemtError(f"the calibration has no range for {name}; calibrate this model again")
+        scale, zero = activation_scale(*ranges[name])
+        pair = [self.constant(f"{name}_scale", scale), self.constant(f"{name}_zero_point", zero)]
+        codes = self.node("QuantizeLinear", [name, *pair], f"{name}_quantized")
+        return self.node("DequantizeLinear", [codes, *pair], f"{name}_dequantized")
+
+    def dynamic(self, name: str) -> tuple[str, str, str]:
+        names = (f"{name}_quantized", f"{name}_scale", f"{name}_zero_point")
+        if not any(node.name == names[0] for node in self.nodes):
+            self.nodes.append(helper.make_node("DynamicQuantizeLinear", [name], list(names), names[0]))
+        return names
+
+    def node(self, op: str, inputs: list[str], output: str, **attributes: object) -> str:
+        if not any(output in node.output for node in self.nodes):
+            self.nodes.append(helper.make_node(op, inputs, [output], output, **attributes))
+        return output
+
+    def constant(self, name: str, value: Array | np.generic) -> str:
+        array = np.asarray(value)
+        if array.nbytes > 64:
+            array = self.graphs.weights.setdefault(name, array)
+        if not any(init.name == name for init in self.model.graph.initializer):
+            self.model.graph.initializer.append(initializer(name, array))
+        return name
+
+    def drop_dead(self) -> None:
+        """Leave out nodes and initializers that nothing reads any more (FP32 weights, the head's Transpose)."""
+        graph = self.model.graph
+        outputs = {value.name for value in graph.output}
+        read = outputs | {name for node in self.nodes for name in node.input}
+        nodes = [node for node in self.nodes if read & set(node.output)]
+        read = outputs | {name for node in nodes for name in node.input}
+        kept = [init for init in graph.initializer if init.name in read]
+        del graph.node[:], graph.initializer[:]
+        graph.node.extend(nodes)
+        graph.initializer.extend(kept)
