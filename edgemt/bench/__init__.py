@@ -1,0 +1,1 @@
+"""`edgemt bench`: latency measured against a budget. See docs/bench.md."""

@@ -1,0 +1,85 @@
+"""A fresh process for each bundle: the time from its start to its first translation, and its peak memory.
+
+`python -m edgemt.bench.cold` is that process: a job as JSON on stdin, the answer as JSON on stdout.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from edgemt.errors import EdgemtError
+
+
+class Start(NamedTuple):
+    """One fresh process, in seconds; `first_s` is the whole way from its start to its first answer."""
+
+    python_s: float  # until the interpreter runs our first line
+    import_s: float  # importing edgemt and its dependencies
+    load_s: float  # edgemt.load: verify the bundle, build the sessions
+    translate_s: float  # the first translation
+    first_s: float
+    peak_rss_bytes: int | None  # VmHWM after all texts of the job; None where /proc does not tell
+
+
+Text = tuple[str, str | None, str | None]  # source, source_lang, target_lang
+
+
+def cold_start(bundle: Path | None, threads: int, beam: int | None, texts: list[Text]) -> Start:
+    """Start a process that translates `texts` and watch it. Raises EdgemtError if it fails."""
+    import subprocess
+
+    job = {"bundle": str(bundle) if bundle else None, "threads": threads, "beam": beam, "texts": texts}
+    begin = time.monotonic_ns()
+    done = subprocess.run(
+        [sys.executable, "-m", "edgemt.bench.cold"], input=json.dumps(job), capture_output=True, text=True
+    )
+    if done.returncode != 0:
+        said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise EdgemtError(
+            f"a fresh process could not translate with {bundle or 'the default bundle'} ({said[-1]})"
+        )
+    answer = json.loads(done.stdout)
+    begun, imported, loaded, translated = answer["at_ns"]
+    return Start(
+        python_s=(begun - begin) / 1e9,
+        import_s=(imported - begun) / 1e9,
+        load_s=(loaded - imported) / 1e9,
+        translate_s=(translated - loaded) / 1e9,
+        first_s=(translated - begin) / 1e9,
+        peak_rss_bytes=answer["peak_rss_bytes"],
+    )
+
+
+def peak_rss() -> int | None:
+    """The most memory this process has held, in bytes: VmHWM, which a new program starts from nought."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return None
+    line = next((line for line in status.splitlines() if line.startswith("VmHWM:")), None)
+    return int(line.split()[1]) * 1024 if line else None
+
+
+def main() -> int:
+    begun = time.monotonic_ns()  # the clock is the machine's: the parent reads the same one
+    job: dict[str, Any] = json.load(sys.stdin)
+    import edgemt
+
+    load = edgemt.load
+    imported = time.monotonic_ns()
+    translator = load(Path(job["bundle"]) if job["bundle"] else None, threads=job["threads"])
+    loaded = time.monotonic_ns()
+    translated = None
+    for source, source_lang, target_lang in job["texts"]:
+        translator.translate(source, source_lang=source_lang, target_lang=target_lang, beam=job["beam"])
+        translated = translated or time.monotonic_ns()
+    print(json.dumps({"at_ns": [begun, imported, loaded, translated], "peak_rss_bytes": peak_rss()}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
