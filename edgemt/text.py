@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from sentencex import segment  # pyright: ignore[reportAttributeAccessIssue]
 
 # Scripts that tell languages apart. Ideographs: the unified blocks, 〇, and the supplementary planes 2 and 3.
-HAN = re.compile("[㐀-䶿一-鿿豈-﫿〇\U00020000-\U0003ffff]")
+IDEOGRAPHS = "㐀-䶿一-鿿豈-﫿〇\U00020000-\U0003ffff"
+HAN = re.compile(f"[{IDEOGRAPHS}]")
 SURROGATES = re.compile("[\ud800-\udfff]")  # half characters: they cannot be written as UTF-8
 LETTER = re.compile(r"[^\W\d_]")
 # From this share of the letters on, a text with ideographs is Chinese (of 200,000 training pairs, no English
-# side reaches it and two Chinese sides stay below). Up to the second share, English function words say that it
-# is English with a Chinese name or quotation in it.
+# side reaches it and two Chinese sides stay below). Up to the second share, English function words say that
+# it is English with a Chinese name or quotation in it.
 HAN_SHARE, HAN_SURE = 0.1, 0.3
 ENGLISH_WORDS = re.compile(r"\b(the|is|are|was|has|have|had|of|and|to|in|with|for|a|an)\b", re.IGNORECASE)
 
@@ -35,6 +36,16 @@ ABBREVIATION = re.compile(r"\b[^\W\d_]{1,4}\.\s*$")
 CONTINUED = re.compile(r"[a-z0-9]")
 # Where a sentence that is too long may be cut, best places first; then between any two characters.
 CLAUSE_ENDS = (re.compile(r"[；;]\s*"), re.compile(r"[，：]|[,:]\s+|——"), re.compile(r"、|\s+"))
+
+# What does not belong into a finished text: Chinese has no spaces between ideographs and uses wide marks.
+WIDE_MARKS = "，。；：？！、（）“”《》…"
+CHINESE = f"[{IDEOGRAPHS}{WIDE_MARKS}]"
+SPACE_IN_CHINESE = re.compile(rf"(?<={CHINESE}) +(?={CHINESE})")
+NARROW_MARK = re.compile(rf"(?<=[{IDEOGRAPHS}）”》]) *([,;:?!]|\.(?![\w.])) *")
+NARROW_BRACKETS = re.compile(rf" *\(([^()]*[{IDEOGRAPHS}][^()]*)\) *")
+WIDEN = str.maketrans(",;:?!.", "，；：？！。")
+WIDE_MARK = re.compile(r" *([，；：？！。、]) *")
+NARROW = str.maketrans("，；：？！。、", ",;:?!.,")
 
 
 @dataclass(frozen=True)
@@ -152,3 +163,13 @@ def cut(sentence: str, fits: Callable[[str], bool], level: int = 0) -> Iterator[
                 part = ""
             part += clause
         yield from cut(part, fits, level + 1)
+
+
+def tidy(text: str, language: str) -> str:
+    """An output as `language` is printed: wide marks and no spaces in Chinese, narrow marks elsewhere."""
+    if language == "zh":
+        text = NARROW_BRACKETS.sub(r"（\1）", text)
+        text = NARROW_MARK.sub(lambda match: match[1].translate(WIDEN), text)
+        return SPACE_IN_CHINESE.sub("", text)
+    text = WIDE_MARK.sub(lambda match: match[1].translate(NARROW) + " ", text)
+    return text.replace("（", " (").replace("）", ") ").replace("  ", " ").strip()

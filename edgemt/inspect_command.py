@@ -1,0 +1,103 @@
+"""`edgemt inspect`: what a bundle is, its checksums, and the precision of its layers."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from edgemt.manifest import Manifest
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "bundle", nargs="?", type=Path, help="folder or .edgemt file (default: medical zh-en)"
+    )
+    parser.add_argument("--json", action="store_true", help="the whole manifest as JSON")
+    parser.add_argument("--layers", action="store_true", help="list every layer with its precision")
+
+
+def run(args: argparse.Namespace) -> int:
+    from edgemt.bundle import open_bundle
+
+    bundle = open_bundle(args.bundle)  # every checksum is verified here
+    if args.json:
+        print(json.dumps(dataclasses.asdict(bundle.manifest), ensure_ascii=False, indent=2))
+    else:
+        print("\n".join(description(bundle.path, bundle.manifest, args.layers)))
+    return 0
+
+
+def description(path: Path, manifest: Manifest, all_layers: bool) -> Iterator[str]:
+    """The lines of the report."""
+    pairs = ", ".join(f"{source} to {target}" for source, target in manifest.languages)
+    total = sum(facts["bytes"] for facts in manifest.files.values())
+    rows = {
+        "bundle": f"{manifest.name} ({path})",
+        "format": f"{manifest.format} {manifest.format_version}",
+        "family": manifest.family,
+        "languages": pairs,
+        "target": manifest.target,
+        "precision": manifest.precision,
+        "size": size(total),
+        "vocabulary": f"{manifest.model.vocab_size:,} pieces, {manifest.model.max_positions} positions",
+        "defaults": flat(manifest.generation),
+        "features": ", ".join(name for name, has in manifest.features.items() if has) or "none",
+        "licence": manifest.licence,
+        "digest": f"sha256:{manifest.digest} (verified)",
+    }
+    yield from table([(key, value) for key, value in rows.items()])
+    for title, facts in (("provenance", manifest.provenance), ("gate", manifest.gate)):
+        if facts:
+            yield f"\n{title}"
+            yield from table([("  " + key, flat(value)) for key, value in facts.items()])
+    yield f"\nfiles ({len(manifest.files)}, every SHA-256 verified)"
+    yield from table(
+        [("  " + name, size(facts["bytes"]), facts["sha256"]) for name, facts in manifest.files.items()]
+    )
+    if manifest.layers:
+        yield f"\nlayers ({len(manifest.layers)})"
+        yield from table(layers(manifest.layers) if all_layers else by_precision(manifest.layers))
+        if not all_layers:
+            yield "  (--layers lists them one by one)"
+
+
+def layers(found: list[dict[str, Any]]) -> list[tuple[str, ...]]:
+    return [
+        ("  " + layer["graph"], layer["name"], layer["op"], layer["precision"], size(layer.get("bytes", 0)))
+        for layer in found
+    ]
+
+
+def by_precision(found: list[dict[str, Any]]) -> list[tuple[str, ...]]:
+    """One row a graph, operator and precision: how many layers, and the bytes of their weights."""
+    groups: dict[tuple[str, str, str], list[int]] = {}
+    for layer in found:
+        groups.setdefault((layer["graph"], layer["op"], layer["precision"]), []).append(layer.get("bytes", 0))
+    return [
+        ("  " + graph, op, precision, f"{len(sizes)} x", size(sum(sizes)))
+        for (graph, op, precision), sizes in groups.items()
+    ]
+
+
+def flat(value: Any) -> str:
+    """A value of the manifest on one line: mappings as key value, lists with commas."""
+    if isinstance(value, dict):
+        return "; ".join(f"{key} {flat(item)}" for key, item in value.items())
+    if isinstance(value, list):
+        return ", ".join(flat(item) for item in value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def size(count: int) -> str:
+    return f"{count / 1e6:.2f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB"
+
+
+def table(rows: list[tuple[str, ...]]) -> Iterator[str]:
+    """Columns as wide as their widest cell."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

@@ -1,0 +1,212 @@
+"""Text in, text out: a bundle, its program and its tokenizer behind one object."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from edgemt import text as texts
+from edgemt.bundle import Bundle, open_bundle
+from edgemt.errors import EdgemtError, UsageError
+from edgemt.runtimes import open_program
+from edgemt.search import SearchOptions
+from edgemt.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from edgemt.glossary import Glossary
+
+FAMILIES = {"seq2seq": "edgemt.seq2seq"}  # module with source_limit() and generate()
+CONSTRAINED_BEAM = 8  # terms compete for places in the beam: fewer give poor sentences
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A part of the text and what became of it. `score` is None for what was copied, not translated."""
+
+    source: str
+    target: str
+    direction: str  # "zh-en"
+    score: float | None = None  # log-probability of the target, divided by its length
+    source_tokens: int = 0
+    target_tokens: int = 0
+    ms: float = 0.0
+    missing: tuple[str, ...] = ()  # glossary terms that could not be placed
+
+
+def load(path: str | Path | None = None, threads: int = 1) -> Translator:
+    """Open the bundle at `path` (None: the default bundle) and make it ready to translate."""
+    return Translator(open_bundle(None if path is None else Path(path)), threads=threads)
+
+
+class Translator:
+    """A loaded bundle. One object serves any number of threads."""
+
+    def __init__(self, bundle: Bundle, threads: int = 1) -> None:
+        manifest = bundle.manifest
+        if manifest.family not in FAMILIES:
+            raise EdgemtError(
+                f"{bundle.path} holds a model of the family {manifest.family}, and this edgemt runs "
+                f"{', '.join(FAMILIES)}; upgrade edgemt"
+            )
+        self.bundle = bundle
+        self.languages = [(source, target) for source, target in manifest.languages]
+        self.program = open_program(bundle.directory, manifest, threads=threads)
+        self.tokenizer = Tokenizer.of(bundle)
+        self.family: ModuleType = importlib.import_module(FAMILIES[manifest.family])
+        known = {field.name for field in dataclasses.fields(SearchOptions)}
+        self.options = SearchOptions(**{k: v for k, v in manifest.generation.items() if k in known})
+        self._limit = self.family.source_limit(manifest.model)
+
+    def translate(
+        self,
+        text: str,
+        *,
+        source_lang: str | None = None,
+        target_lang: str | None = None,
+        glossary: Mapping[str, str] | None = None,
+        beam: int | None = None,
+    ) -> str:
+        """The translation of a text of any length; line breaks, blank lines and indents stay.
+
+        The direction is found from the text where a language is not given. `glossary` maps source terms to
+        the target terms that must appear. Raises UsageError for a pair of languages that the bundle lacks.
+        """
+        segments = self.segments(
+            text, source_lang=source_lang, target_lang=target_lang, glossary=glossary, beam=beam
+        )
+        return "".join(segment.target for segment in segments)
+
+    def segments(
+        self,
+        text: str,
+        *,
+        source_lang: str | None = None,
+        target_lang: str | None = None,
+        glossary: Mapping[str, str] | None = None,
+        beam: int | None = None,
+    ) -> Iterator[Segment]:
+        """The text in segments, each as soon as it is translated; their targets in a row are the translation.
+
+        White space and line breaks are segments of their own; their tokens are 0 and their score is None.
+        """
+        text = texts.well_formed(text)
+        source_lang, target_lang = self.direction(text, source_lang, target_lang)
+        direction = f"{source_lang}-{target_lang}"
+        terms = as_glossary(glossary)
+        for piece, target in spaced(texts.pieces(text, source_lang, self.fits), target_lang):
+            if piece.translate and texts.has_letters_of(piece.text, source_lang):
+                yield self._sentence(piece.text, source_lang, target_lang, terms, beam)
+            else:
+                yield Segment(piece.text, target, direction)
+
+    def translate_many(
+        self,
+        sentences: Sequence[str],
+        source_lang: str,
+        target_lang: str,
+        *,
+        beam: int = 1,
+        batch: int = 16,
+    ) -> list[str]:
+        """One translation a sentence, each taken whole (cut at the model's limit), `batch` at a time."""
+        source_lang, target_lang = self.direction("", source_lang, target_lang)
+        model, direction = self.bundle.manifest.model, f"{source_lang}-{target_lang}"
+        room = model.max_positions - len(model.source_prefix.get(direction, [])) - 1
+        sources = [self.tokenizer.encode(texts.well_formed(sentence))[:room] for sentence in sentences]
+        order = sorted(range(len(sources)), key=lambda i: -len(sources[i]))  # rows of like length together
+        options = dataclasses.replace(self.options, beam=beam)
+        done = [""] * len(sources)
+        for start in range(0, len(order), batch):
+            rows = order[start : start + batch]
+            found = self.family.generate(self.program, model, direction, [sources[i] for i in rows], options)
+            for i, hypothesis in zip(rows, found, strict=True):
+                done[i] = texts.tidy(self.tokenizer.decode(hypothesis.tokens), target_lang)
+        return done
+
+    def direction(self, text: str, source_lang: str | None, target_lang: str | None) -> tuple[str, str]:
+        """The languages to translate between: as asked and, where that is open, by the text's script."""
+        source, target = primary(source_lang), primary(target_lang)
+        pairs = [p for p in self.languages if source in (None, p[0]) and target in (None, p[1])]
+        if not pairs:
+            asked = (
+                " to ".join(filter(None, [source or "any language", target])) if target else f"from {source}"
+            )
+            raise UsageError(f"this bundle does not translate {asked}; it has {self._pairs()}")
+        if len(pairs) == 1:
+            return pairs[0]
+        language = texts.language_of(text)
+        fitting = [p for p in pairs if language is None or (p[0] == "zh") == (language == "zh")]
+        if len(fitting) == 1 or (fitting and language is None):
+            return fitting[0]
+        raise UsageError(f"the direction is not clear from the text; give --from and --to ({self._pairs()})")
+
+    def _pairs(self) -> str:
+        return ", ".join(f"{source} to {target}" for source, target in self.languages)
+
+    def fits(self, text: str) -> bool:
+        """Whether the text is short enough to be translated in one go."""
+        return len(self.tokenizer.encode(text)) <= self._limit
+
+    def _sentence(
+        self, sentence: str, source_lang: str, target_lang: str, glossary: Glossary | None, beam: int | None
+    ) -> Segment:
+        started = time.perf_counter()
+        direction = f"{source_lang}-{target_lang}"
+        source = self.tokenizer.encode(sentence)
+        beam = self.options.beam if beam is None else beam
+        wanted = glossary.wanted(sentence, target_lang, self.tokenizer) if glossary else None
+        options = dataclasses.replace(self.options, beam=max(beam, CONSTRAINED_BEAM) if wanted else beam)
+        constraint = wanted.constraint() if wanted else None
+        model = self.bundle.manifest.model
+        found = self.family.generate(self.program, model, direction, [source], options, [constraint])[0]
+        target = texts.tidy(self.tokenizer.decode(found.tokens), target_lang)
+        missing: tuple[str, ...] = ()
+        if wanted:
+            target, missing = wanted.check(target)
+        return Segment(
+            source=sentence,
+            target=target,
+            direction=direction,
+            score=found.score,
+            source_tokens=len(source),
+            target_tokens=len(found.tokens),
+            ms=(time.perf_counter() - started) * 1000,
+            missing=missing,
+        )
+
+
+def spaced(pieces: Iterable[texts.Piece], target_lang: str) -> Iterator[tuple[texts.Piece, str]]:
+    """Each piece with what it is copied as: one space between two sentences, and none in Chinese."""
+    before, held = texts.Piece(""), None
+    for piece in pieces:
+        if held:
+            yield held, "" if piece.translate else held.text
+            held = None
+        elif piece.translate and before.text.strip() and target_lang != "zh":
+            yield texts.Piece(""), " "
+        if piece.text == " " and before.translate and target_lang == "zh":
+            held = piece
+        else:
+            yield piece, piece.text
+        before = piece
+    if held:
+        yield held, held.text
+
+
+def primary(language: str | None) -> str | None:
+    """The language without script or region: "zh" for "zh-Hans" and "ZH_cn"."""
+    return None if language is None else language.replace("_", "-").split("-")[0].lower()
+
+
+def as_glossary(terms: Mapping[str, str] | None) -> Glossary | None:
+    if not terms:
+        return None
+    from edgemt.glossary import Glossary
+
+    return terms if isinstance(terms, Glossary) else Glossary(terms)
