@@ -1,7 +1,7 @@
-"""Reading a checkpoint directory: its configuration, its FP32 weights, its tokenizer files, and where it came from.
+"""Reading a checkpoint directory: its configuration, its FP32 weights, its tokenizer files, its origin.
 
-A *form* is one way in which weights lie in a directory. A form that a trainer writes (Apex, Accelerate, DeepSpeed …)
-is one more entry of `FORMS`.
+A *form* is one way in which weights lie in a directory. A form that a trainer writes (Apex, Accelerate,
+DeepSpeed …) is one more entry of `FORMS`.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Checkpoint:
         return self.directory.resolve().name
 
     def special_ids(self) -> list[int]:
-        """Ids that are never an answer: padding, unknown, language tokens, and what the checkpoint itself forbids."""
+        """Ids that are never an answer: padding, unknown, language tokens, what the checkpoint forbids."""
         banned = [ids[0] for ids in self.generation.get("bad_words_ids") or [] if len(ids) == 1]
         ids = [i for piece, i in self.vocab.items() if SPECIAL.fullmatch(piece)]
         return sorted({*ids, *banned, int(self.config["pad_token_id"])} - {int(self.config["eos_token_id"])})
@@ -62,7 +62,7 @@ def read_checkpoint(directory: Path) -> Checkpoint:
     config_file = directory / "config.json"
     if not config_file.is_file():
         raise EdgemtError(
-            f"{directory} is not a checkpoint: it has no config.json; give a Hugging Face model directory"
+            f"{directory} is not a checkpoint: it has no config.json; give a Hugging Face model"
         )
     config = _json(config_file)
     architectures = config.get("architectures") or ["?"]
@@ -105,7 +105,7 @@ def read_checkpoint(directory: Path) -> Checkpoint:
 def check_shapes(
     tensors: Mapping[str, NDArray[Any]], expected: Mapping[str, tuple[int, ...]], where: Path
 ) -> None:
-    """Compare the tensors with what the architecture needs; name all that are missing, unexpected or mis-shaped."""
+    """Compare with what the architecture needs; name all tensors missing, unexpected or mis-shaped."""
     missing = sorted(expected.keys() - tensors.keys())
     extra = sorted(tensors.keys() - expected.keys())
     shapes = [
@@ -161,19 +161,17 @@ def _load_pickle(file: Path) -> Mapping[str, Any]:
         loaded = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         named = re.search(r"(?:GLOBAL|Unsupported (?:class|global|operand)\W+)\s*([\w.]+)", str(error))
+        culprit = named.group(1) if named else "an unknown object"
         raise EdgemtError(
-            f"{file} holds more than tensors ({named.group(1) if named else 'an object that runs code'}) and was "
-            "refused, because loading it could run code; write the state dict again with safetensors "
-            "(safetensors.torch.save_file) where you trust it"
+            f"{file} was refused, because it holds more than tensors ({culprit}) and could run code; "
+            "write its state dict again with safetensors.torch.save_file where you trust it"
         ) from None
     except (RuntimeError, EOFError, OSError, ValueError) as error:
         raise EdgemtError(f"{file} is truncated or damaged ({_first_line(error)}); copy it again") from None
     if not isinstance(loaded, Mapping) or not all(
         isinstance(value, torch.Tensor) for value in loaded.values()
     ):
-        raise EdgemtError(
-            f"{file} is not a state dict (names to tensors); save model.state_dict() and export that"
-        )
+        raise EdgemtError(f"{file} is not a state dict (names to tensors); save model.state_dict() instead")
     return loaded
 
 
@@ -192,7 +190,7 @@ def _shards(marker: str) -> Callable[[Path], list[Path]]:
 
 
 class Form(NamedTuple):
-    """One way in which weights lie in a directory: found by `marker`, spread over `files`, each read by `load`."""
+    """One way in which weights lie: found by `marker`, spread over `files`, each read by `load`."""
 
     name: str
     marker: str
@@ -236,9 +234,7 @@ def _check_finite(tensors: Tensors, where: Path) -> None:
 def _vocabulary(directory: Path) -> dict[str, int]:
     missing = [name for name in TOKENIZER_FILES.values() if not (directory / name).is_file()]
     if missing:
-        raise EdgemtError(
-            f"{directory} lacks {', '.join(missing)}; copy the tokenizer files that the model was trained with"
-        )
+        raise EdgemtError(f"{directory} lacks {', '.join(missing)}; copy the tokenizer files of its training")
     return {str(piece): int(i) for piece, i in _json(directory / "vocab.json").items()}
 
 

@@ -19,8 +19,8 @@ def languages(
 ) -> tuple[list[list[str]], dict[str, list[int]]]:
     """The pairs [[source, target], …] and the prefix ids of each pair ("zh-en" -> ids).
 
-    `asked` ("zh-en,en-zh") overrides what the checkpoint says: tokenizer_config.json's source_lang and target_lang,
-    else every pair of its language tokens. A model with one target language needs no prefix.
+    `asked` ("zh-en,en-zh") overrides what the checkpoint says: source_lang and target_lang of
+    tokenizer_config.json, else every pair of its language tokens. A model with one target needs no prefix.
     """
     tokens = {match.group(1): i for piece, i in checkpoint.vocab.items() if (match := TOKEN.fullmatch(piece))}
     pairs = _asked(asked) if asked else _configured(checkpoint)
@@ -29,7 +29,7 @@ def languages(
         pairs = [[source, target] for source in codes for target in codes if source != target]
     if not pairs:
         raise UsageError(
-            f"{checkpoint.directory} does not say which languages it translates; add --languages, such as zh-en"
+            f"{checkpoint.directory} does not say what it translates; add --languages, such as zh-en"
         )
     sources = {source for source, _ in pairs}
     targets = {CODES.get(token, token) for token in tokens} - (sources if len(pairs) == 1 else set())
@@ -61,6 +61,6 @@ def _prefix(checkpoint: Checkpoint, tokens: dict[str, int], target: str, several
     if spelling is None:
         known = ", ".join(sorted(tokens))
         raise EdgemtError(
-            f"{checkpoint.directory / 'vocab.json'} has no token for the target language {target}; it has {known}"
+            f"{checkpoint.directory / 'vocab.json'} has no token for the target {target}; it has {known}"
         )
     return [tokens[spelling]]

@@ -1,6 +1,6 @@
 """Canonical graphs: one FP32 ONNX graph a role, the same for every target.
 
-A family is one module with `build(checkpoint, source_prefix) -> Canonical`; registering it is one line in `ARCHITECTURES`.
+A family is one module with `build(checkpoint, source_prefix) -> Canonical`; registering it is one line.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ ARCHITECTURES = {"MarianMTModel": "edgemt.export.graphs.marian"}
 
 
 def build(checkpoint: Checkpoint, source_prefix: dict[str, list[int]]) -> Canonical:
-    """The canonical graphs of a checkpoint. Raises EdgemtError if its tensors do not fit its configuration."""
+    """The canonical graphs of a checkpoint. Raises EdgemtError if tensors and config.json do not fit."""
     module = ARCHITECTURES.get(checkpoint.architecture)
     if module is None:
         known = ", ".join(ARCHITECTURES)

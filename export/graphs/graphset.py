@@ -1,7 +1,7 @@
 """Graphs that share one weight table, a small builder for them, and how they are written to files.
 
-In memory an initializer carries its shape and type only: the values are in `GraphSet.weights`, under the same name,
-once for all graphs. On disk they are in one external-data file, each aligned so that a runtime can map it.
+In memory an initializer carries its shape and type only: the values are in `GraphSet.weights`, under the same
+name, once for all graphs. On disk they are in one external-data file, aligned.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ class Builder:
 
 
 def initializer(name: str, array: Array) -> TensorProto:
-    """An initializer of the array's shape and type: with its values if they are few, else without (see GraphSet)."""
+    """An initializer of the array's shape and type; with its values only if they are few (see GraphSet)."""
     if array.nbytes <= INLINE_BYTES:
         return onnx.numpy_helper.from_array(np.ascontiguousarray(array), name)
     tensor = TensorProto(
@@ -170,7 +170,7 @@ def initializer_names(model: onnx.ModelProto) -> set[str]:
 def constant_matmuls(
     model: onnx.ModelProto, weights: Mapping[str, Array]
 ) -> Iterator[tuple[onnx.NodeProto, str]]:
-    """Each MatMul by a weight, and that weight's name; the weight may stand behind a Transpose (a tied embedding)."""
+    """Each MatMul by a weight, and that weight's name; a tied embedding stands behind a Transpose."""
     transposed = {
         node.output[0]: node.input[0]
         for node in model.graph.node

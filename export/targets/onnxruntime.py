@@ -57,7 +57,7 @@ def layer_table(canonical: Canonical, graphs: GraphSet) -> list[Layer]:
 
 
 def add_heads(graphs: GraphSet, suppress: list[int], vocab: int) -> GraphSet:
-    """Give the step graph what search asks for instead of all logits: the best k, and the log-partition log_z."""
+    """Give the step graph what search asks for instead of all logits: the best k, and the log-partition."""
     graphs = graphs.copy()
     bias = np.zeros(vocab, np.float32)
     bias[suppress] = SUPPRESSED

@@ -1,10 +1,10 @@
-"""INT8 on an ONNX graph: weights per output channel, activations by calibrated ranges (QDQ) or per call (dynamic).
+"""INT8 on a canonical graph: weights per output channel; activations by calibrated ranges (QDQ), or dynamic.
 
-Written for what the canonical graphs hold, matrix products by a weight and embedding look-ups, rather than with
-onnxruntime.quantization: that stores a tied embedding twice (once per axis) and quantises it per tensor for the look-up.
-Here there is one INT8 copy, with a scale a row, that the look-up reads and that the head takes behind a Transpose
-(ONNX Runtime folds it when it loads the graph). Attention products and everything else stay FP32; outputs of products
-are not quantised (see the figures in `onnxruntime.py`).
+Written for what canonical graphs hold, products by a weight and embedding look-ups, rather than with
+onnxruntime.quantization: that stores a tied embedding twice, once an axis, and gives the look-up one
+scale for the whole table. Here there is one INT8 copy with a scale a row, which the look-up reads and the
+head takes behind a Transpose (ONNX Runtime folds it when it loads the graph). Attention products and
+everything else stay FP32, and outputs of products are not quantised: quantising them only added error.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, helper
 
+from edgemt.calibration.quantspec import affine
 from edgemt.errors import EdgemtError
 from edgemt.export.graphs.graphset import Array, GraphSet, constant_matmuls, initializer
 
@@ -43,15 +44,8 @@ def quantize_weight(weight: Array, kind: WeightType, axis: int) -> tuple[Array, 
     return codes.astype(kind.dtype), scale
 
 
-def activation_scale(low: float, high: float) -> tuple[np.float32, np.uint8]:
-    """Scale and zero point of U8 codes for [low, high], which is widened to hold 0."""
-    low, high = min(float(low), 0.0), max(float(high), 0.0)
-    scale = np.float32(max(high - low, 1e-8) / 255)
-    return scale, np.uint8(np.clip(np.rint(-low / scale), 0, 255))
-
-
 def activations(graphs: GraphSet) -> dict[str, list[str]]:
-    """The tensors of each graph that static quantisation needs ranges of: what enters a product by a weight."""
+    """The tensors of each graph whose ranges static quantisation needs: what enters a product by a weight."""
     return {
         role: sorted({node.input[0] for node, _ in constant_matmuls(model, graphs.weights)})
         for role, model in graphs.graphs.items()
@@ -68,7 +62,7 @@ class Quantizer:
         ranges: Mapping[str, tuple[float, float]] | None = None,
     ) -> None:
         self.graphs, self.kind, self.ranges = graphs.copy(), weight_type, ranges
-        # A table that is looked up needs its scales by row, and so the head that shares it gets them by column.
+        # A table that is looked up has a scale a row, and so a column of the head that shares it.
         self.tables = {
             node.input[0]
             for model in graphs.graphs.values()
@@ -79,7 +73,8 @@ class Quantizer:
         self.nodes: list[NodeProto] = []
 
     def run(self) -> GraphSet:
-        for self.model in self.graphs.graphs.values():
+        for model in self.graphs.graphs.values():
+            self.model = model
             products = {
                 node.name: weight for node, weight in constant_matmuls(self.model, self.graphs.weights)
             }
@@ -116,7 +111,7 @@ class Quantizer:
     def look_up(self, node: NodeProto) -> None:
         """Codes and scale of the rows asked for: the table itself is never unpacked."""
         table, ids = node.input
-        codes, scale, zero = self.weight(table, 0)
+        codes, scale, _ = self.weight(table, 0)
         column = self.constant(f"{table}_scale_column", self.graphs.weights[scale][:, None])
         one = self.constant("const.unit", np.float32(1))
         rows = self.node("Gather", [codes, ids], f"{node.name}.codes")
@@ -143,8 +138,11 @@ class Quantizer:
         """The activation through U8 and back; one pair of nodes for all products that take it."""
         if name not in ranges:
             raise EdgemtError(f"the calibration has no range for {name}; calibrate this model again")
-        scale, zero = activation_scale(*ranges[name])
-        pair = [self.constant(f"{name}_scale", scale), self.constant(f"{name}_zero_point", zero)]
+        scale, zero = affine(*ranges[name])
+        pair = [
+            self.constant(f"{name}_scale", np.float32(scale)),
+            self.constant(f"{name}_zero_point", np.uint8(zero)),
+        ]
         codes = self.node("QuantizeLinear", [name, *pair], f"{name}_quantized")
         return self.node("DequantizeLinear", [codes, *pair], f"{name}_dequantized")
 
@@ -168,7 +166,7 @@ class Quantizer:
         return name
 
     def drop_dead(self) -> None:
-        """Leave out nodes and initializers that nothing reads any more (FP32 weights, the head's Transpose)."""
+        """Leave out what nothing reads any more: FP32 weights, the head's Transpose."""
         graph = self.model.graph
         outputs = {value.name for value in graph.output}
         read = outputs | {name for node in self.nodes for name in node.input}

@@ -1,0 +1,125 @@
+"""Are the FP32 graphs the model? Torch decodes, and the program is fed the same tokens step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgemt.errors import EdgemtError
+from edgemt.manifest import Model
+from edgemt.runtimes.protocol import Program, Want
+
+TOLERANCE = 1e-4  # of max(1, standard deviation of the logits)
+MARGIN = 10  # a token may differ where torch's own lead is below so many times the largest error
+BATCH = 4  # sentences of different lengths together: masks and padding are compared too
+
+
+@dataclass
+class Parity:
+    """Largest error of the logits, and how many greedy tokens were equal, or differed within the error."""
+
+    max_abs_error: float
+    tolerance: float
+    logit_std: float
+    sentences: int
+    tokens: int
+    equal: int
+    excused: int
+
+    @property
+    def passed(self) -> bool:
+        return self.max_abs_error <= self.tolerance and self.equal + self.excused == self.tokens
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "passed": self.passed}
+
+    def __str__(self) -> str:
+        return (
+            f"parity with torch: largest error {self.max_abs_error:.2e} (allowed {self.tolerance:.2e}), "
+            f"{self.equal}/{self.tokens} greedy tokens equal, {self.excused} within the error, "
+            f"{self.sentences} sentences"
+        )
+
+
+def check_parity(
+    directory: Path, program: Program, model: Model, sources: Sequence[Sequence[int]], steps: int = 32
+) -> Parity:
+    """Compare over at most `steps` tokens a sentence. `sources` are ids with language prefix and end.
+
+    Raises EdgemtError if the difference is larger than FP32 arithmetic explains.
+    """
+    torch_model = _load(directory)
+    pairs: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
+    for start in range(0, len(sources), BATCH):
+        pairs += _decode(torch_model, program, model, sources[start : start + BATCH], steps)
+    ours, theirs = (np.concatenate(side) for side in zip(*pairs, strict=True))
+    error = float(np.abs(ours - theirs).max())
+    best, lead = theirs.argmax(-1), np.diff(np.partition(theirs, -2)[:, -2:])[:, 0]
+    equal = ours.argmax(-1) == best
+    deviation = float(theirs.std())
+    parity = Parity(
+        max_abs_error=error,
+        tolerance=TOLERANCE * max(1.0, deviation),
+        logit_std=deviation,
+        sentences=len(sources),
+        tokens=len(best),
+        equal=int(equal.sum()),
+        excused=int((~equal & (lead < MARGIN * error)).sum()),
+    )
+    if not parity.passed:
+        raise EdgemtError(
+            f"the exported graphs do not compute what torch computes ({parity}); please report this, "
+            "with the checkpoint's config.json"
+        )
+    return parity
+
+
+def _load(directory: Path) -> Any:
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    model = transformers.AutoModelForSeq2SeqLM.from_pretrained(directory, local_files_only=True)
+    return model.float().eval()
+
+
+def _decode(
+    torch_model: Any, program: Program, model: Model, sources: Sequence[Sequence[int]], steps: int
+) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    """Torch decodes greedily, both see its tokens: (our, torch's) logits [rows left, V] of each step."""
+    import torch
+    from transformers.modeling_outputs import BaseModelOutput
+
+    rows, lengths = len(sources), np.array([len(source) for source in sources], np.int32)
+    ids = np.full((rows, lengths.max()), model.pad_id, np.int32)
+    for row, source in enumerate(sources):
+        ids[row, : len(source)] = source
+    mask = torch.from_numpy(np.arange(ids.shape[1]) < lengths[:, None]).long()
+    session = program.open(program.encode(ids, lengths), np.arange(rows, dtype=np.int32), steps)
+    unfinished, taken = np.ones(rows, bool), np.full(rows, model.start_id, np.int32)
+    pairs = []
+    with torch.inference_mode():
+        encoded = torch_model.get_encoder()(torch.from_numpy(ids).long(), attention_mask=mask)
+        hidden, past = BaseModelOutput(last_hidden_state=encoded[0]), None
+        for _ in range(min(steps, model.max_positions)):
+            answer = torch_model(
+                encoder_outputs=hidden,
+                attention_mask=mask,
+                decoder_input_ids=torch.from_numpy(taken).long()[:, None],
+                past_key_values=past,
+                use_cache=True,
+            )
+            past, theirs = answer.past_key_values, answer.logits[:, -1].numpy()
+            ours = session.step(taken[:, None], np.ones(rows, np.int32), Want(logits=True)).logits
+            assert ours is not None
+            pairs.append((ours[unfinished, -1].copy(), theirs[unfinished]))
+            taken = theirs.argmax(-1).astype(np.int32)
+            unfinished &= taken != model.eos_id
+            if not unfinished.any():
+                break
+    session.close()
+    return pairs
