@@ -10,11 +10,13 @@ from torch import Tensor, nn
 
 
 class Average:
-    """`weights` follow the model's parameters with `decay`; early on faster, so that the start is forgotten."""
+    """`weights` follow the parameters with `decay`; early on faster, so that the start is forgotten."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self.weights: dict[str, Tensor] = {name: p.detach().float().clone() for name, p in self.parameters.items()}
+        self.weights: dict[str, Tensor] = {
+            name: p.detach().float().clone() for name, p in self.parameters.items()
+        }
         self.decay = decay
 
     @torch.no_grad()

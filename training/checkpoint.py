@@ -10,19 +10,20 @@ from pathlib import Path
 import torch
 from transformers import MarianMTModel
 
-from edgemt.training.vocabulary import TOKENIZER_FILES, Vocabulary
+from edgemt.training.vocabulary import Vocabulary, copy_tokenizer
 
 
-def write_checkpoint(directory: Path, model: MarianMTModel, vocabulary: Vocabulary, record: dict[str, object]) -> None:
-    """Write the FP32 weights, the configuration, the tokenizer and the record; replaces a directory in one rename."""
+def write_checkpoint(
+    directory: Path, model: MarianMTModel, vocabulary: Vocabulary, record: dict[str, object]
+) -> None:
+    """Write FP32 weights, configuration, tokenizer and record; an old directory is replaced by a rename."""
     temporary = directory.with_name(directory.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     was = model.dtype
     model.to(torch.float32).save_pretrained(temporary)
     model.to(was)
-    for name in TOKENIZER_FILES:
-        shutil.copyfile(vocabulary.directory / name, temporary / name)
+    copy_tokenizer(vocabulary.directory, temporary)
     (temporary / "edgemt.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     old = directory.with_name(directory.name + ".old")
     shutil.rmtree(old, ignore_errors=True)

@@ -8,12 +8,24 @@ from pathlib import Path
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", type=Path, help="TOML file (every key and its default: docs/training.md)")
-    parser.add_argument("--data", type=Path, required=True, help="folder of train.tsv, dev.tsv and tokenizer/")
-    parser.add_argument("--state", type=Path, required=True, help="folder of the run's state and log; resumed if it has one")
-    parser.add_argument("--init", type=Path, help="where a new run starts: a checkpoint folder, or embedding.safetensors")
-    parser.add_argument("--out", type=Path, help="folder for the checkpoint, written when the run ends or is stopped")
-    parser.add_argument("--cooldown", action="store_true", help="begin the final decay of the rate now, then end")
-    parser.add_argument("--export-checkpoint", action="store_true", help="only write the saved state's checkpoint to --out")
+    parser.add_argument(
+        "--data", type=Path, required=True, help="folder of train.tsv, dev.tsv and tokenizer/"
+    )
+    parser.add_argument(
+        "--state", type=Path, required=True, help="folder of the run's state and log; resumed if it has one"
+    )
+    parser.add_argument(
+        "--init", type=Path, help="where a new run starts: a checkpoint folder, or embedding.safetensors"
+    )
+    parser.add_argument(
+        "--out", type=Path, help="folder for the checkpoint, written when the run ends or is stopped"
+    )
+    parser.add_argument(
+        "--cooldown", action="store_true", help="begin the final decay of the rate now, then end"
+    )
+    parser.add_argument(
+        "--export-checkpoint", action="store_true", help="only write the saved state's checkpoint to --out"
+    )
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default 1)")
 
 

@@ -1,4 +1,4 @@
-"""The TOML file of `edgemt train`, checked: a key that does not exist is named, with the nearest that does."""
+"""The TOML file of `edgemt train`, checked: an unknown key is named, with the nearest that exists."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Optimizer(Section):
     name: Literal["adamw", "muon"] = "adamw"
     rate: float = Field(6e-4, gt=0)
     """Peak learning rate of AdamW."""
-    muon_rate: float = Field(0.01, gt=0)
+    muon_rate: float = Field(1.5e-3, gt=0)
     """Peak learning rate of Muon, scaled by each matrix's shape to AdamW's root mean square update."""
     betas: tuple[float, float] = (0.9, 0.98)
     weight_decay: float = 0.01
@@ -72,8 +72,8 @@ class Every(Section):
 
 class Config(Section):
     precision: Literal["fp32", "bf16", "fp16-o1", "fp16-pure"] = "bf16"
-    """fp32; bf16 and fp16-o1: autocast over FP32 master weights, the latter with loss scaling; fp16-pure: everything in
-    FP16, no master weights, no scaling (to show why not)."""
+    """fp32; bf16 and fp16-o1: autocast over FP32 master weights, the latter with loss scaling; fp16-pure:
+    everything in FP16, no master weights, no scaling (to show why not)."""
     seed: int = 1
     device: Literal["cpu", "cuda"] = "cpu"
     label_smoothing: float = Field(0.1, ge=0, lt=1)
@@ -94,7 +94,9 @@ class Config(Section):
     def must_not_change(self) -> dict[str, Any]:
         """What a resumed run must share with the run it continues, for its losses to be the same."""
         return {
-            **self.model_dump(mode="json", include={"precision", "seed", "label_smoothing", "ema_decay", "model", "data"}),
+            **self.model_dump(
+                mode="json", include={"precision", "seed", "label_smoothing", "ema_decay", "model", "data"}
+            ),
             "optimizer.name": self.optimizer.name,
         }
 

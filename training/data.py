@@ -1,4 +1,4 @@
-"""Pairs to batches: an epoch's order depends on the seed and the epoch alone, so a run can resume at any batch."""
+"""Pairs to batches: the order depends on the seed and the epoch alone, so a run can resume at any batch."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ def read_pairs(path: Path) -> Pairs:
     lines = path.read_text(encoding="utf-8").split("\n")
     header = lines[0].split("\t")
     if len(header) != 3 or header[0] != "corpus":
-        raise UsageError(f"{path}: the first line must be corpus, a language code, a language code (tab-separated)")
+        raise UsageError(
+            f"{path}: the first line must be corpus, a language code, a language code (tab-separated)"
+        )
     corpus, first, second = [], [], []
     for number, line in enumerate(lines[1:], 2):
         if not line:
@@ -42,7 +44,10 @@ def read_pairs(path: Path) -> Pairs:
 
 
 class Batch(NamedTuple):
-    """Token ids, [sentences, length], padded with PAD on the right; the decoder starts with PAD, the labels end in EOS."""
+    """Token ids, [sentences, length], padded with PAD on the right.
+
+    The decoder's input starts with PAD, the labels end in EOS.
+    """
 
     source: torch.Tensor
     mask: torch.Tensor  # 1 where `source` is a token
@@ -54,17 +59,23 @@ class Batch(NamedTuple):
         return Batch(*(part.to(device) for part in self[:4]), self.target_tokens)
 
 
-
-
 class TrainingData:
     """The encoded pairs and the order in which an epoch shows them, both directions of each."""
 
     def __init__(
-        self, pairs: Pairs, vocabulary: Vocabulary, weights: Mapping[str, float], batch_tokens: int, max_length: int, seed: int
+        self,
+        pairs: Pairs,
+        vocabulary: Vocabulary,
+        weights: Mapping[str, float],
+        batch_tokens: int,
+        max_length: int,
+        seed: int,
     ) -> None:
         unknown = sorted(set(weights) - set(pairs.corpus))
         if unknown:
-            raise UsageError(f"data.weights names {unknown[0]}, but the corpora are {', '.join(sorted(set(pairs.corpus)))}")
+            raise UsageError(
+                f"data.weights names {unknown[0]}, but the corpora are {', '.join(sorted(set(pairs.corpus)))}"
+            )
         self.tags = [vocabulary.language_id(language) for language in pairs.languages]
         used = [i for i, name in enumerate(pairs.corpus) if not weights or weights.get(name, 0) > 0]
         ids = [vocabulary.encode([side[i] for i in used]) for side in pairs.texts]
@@ -78,7 +89,7 @@ class TrainingData:
         self.seed = seed
 
     def epoch(self, epoch: int) -> list[np.ndarray]:
-        """Batches of the epoch, each [sentences, 2] of (pair, source side), in the order they are to be seen."""
+        """Batches of the epoch in order, each [sentences, 2] of (pair, source side)."""
         random = np.random.default_rng([self.seed, epoch])
         times = np.floor(self.weights + random.random(len(self.weights))).astype(np.int64)
         pair = np.repeat(np.arange(len(times)), times)

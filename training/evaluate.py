@@ -24,7 +24,11 @@ def translate(
         longest = min(255, 2 * source.shape[1] + 20)
         with torch.inference_mode():
             output = model.generate(
-                source, attention_mask=(source != PAD).long(), max_length=longest, num_beams=1, do_sample=False
+                source,
+                attention_mask=(source != PAD).long(),
+                max_length=longest,
+                num_beams=1,
+                do_sample=False,
             )
         for i, ids in zip(chosen, output[:, 1:].tolist(), strict=True):
             translations[i] = vocabulary.decode([token for token in ids if token != PAD])
@@ -38,7 +42,9 @@ def score(translations: list[str], references: list[str], language: str) -> dict
     return {"bleu": round(bleu.score, 2), "chrf": round(chrf.score, 2), "sentences": len(references)}
 
 
-def evaluate(model: MarianMTModel, vocabulary: Vocabulary, dev: Pairs, sentences: int) -> dict[str, dict[str, float]]:
+def evaluate(
+    model: MarianMTModel, vocabulary: Vocabulary, dev: Pairs, sentences: int
+) -> dict[str, dict[str, float]]:
     """Scores by `corpus xx-yy`, on sentences spread evenly over each corpus."""
     scores = {}
     for corpus in sorted(set(dev.corpus)):
@@ -47,5 +53,7 @@ def evaluate(model: MarianMTModel, vocabulary: Vocabulary, dev: Pairs, sentences
         for side in (0, 1):
             source, target = dev.languages[side], dev.languages[1 - side]
             output = translate(model, vocabulary, [dev.texts[side][i] for i in rows], target)
-            scores[f"{corpus} {source}-{target}"] = score(output, [dev.texts[1 - side][i] for i in rows], target)
+            scores[f"{corpus} {source}-{target}"] = score(
+                output, [dev.texts[1 - side][i] for i in rows], target
+            )
     return scores

@@ -1,4 +1,4 @@
-"""A training run: from a start or a saved state to a checkpoint, stoppable and resumable at any step, bit for bit."""
+"""A training run: from a start or a saved state to a checkpoint; stoppable and resumable, bit for bit."""
 
 from __future__ import annotations
 
@@ -26,7 +26,11 @@ STATE_FORM = 1
 
 
 class Run:
-    """`data` holds train.tsv, dev.tsv and tokenizer/; `directory` gets the state, the log and, at the end, a checkpoint."""
+    """`data` holds train.tsv, dev.tsv and tokenizer/; `directory` gets the state and the log.
+
+    A state found in `directory` is resumed; a new run starts from `init` (a checkpoint directory, or a file
+    with an embedding) or from random weights.
+    """
 
     def __init__(self, config: Config, data: Path, directory: Path, init: Path | None = None) -> None:
         self.config = config
@@ -37,7 +41,12 @@ class Run:
         pairs = read_pairs(data / "train.tsv")
         self.dev = read_pairs(data / "dev.tsv")
         self.data = TrainingData(
-            pairs, self.vocabulary, config.data.weights, config.data.batch_tokens, config.data.max_length, config.seed
+            pairs,
+            self.vocabulary,
+            config.data.weights,
+            config.data.batch_tokens,
+            config.data.max_length,
+            config.seed,
         )
         self.model = new_model(config.model, self.vocabulary.size, self.data.tags)
         state = load_state(directory)
@@ -46,7 +55,9 @@ class Run:
                 start_from_checkpoint(self.model, init, self.vocabulary.directory)
             else:
                 start_from_embedding(self.model, init)
-        self.model.to(device=config.device, dtype=torch.float16 if config.precision == "fp16-pure" else torch.float32)
+        self.model.to(
+            device=config.device, dtype=torch.float16 if config.precision == "fp16-pure" else torch.float32
+        )
         self.model.train()
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizers = build_optimizers(self.model, config.optimizer)
@@ -57,7 +68,7 @@ class Run:
         self.epoch = 0
         self.position = 0  # batches of the epoch that are done
         self.tokens = 0  # target tokens seen
-        self.cooldown_from = max(0, config.schedule.steps - config.schedule.cooldown)
+        self.early_cooldown: int | None = None  # the step at which the final decay was asked for
         self.scores: dict[str, Any] = {}
         self.stopping = False
         if state is not None:
@@ -74,7 +85,8 @@ class Run:
             "random": torch.get_rng_state(),
             "random_cuda": torch.cuda.get_rng_state_all() if self.config.device == "cuda" else [],
             "progress": {
-                name: getattr(self, name) for name in ("step", "epoch", "position", "tokens", "cooldown_from", "scores")
+                name: getattr(self, name)
+                for name in ("step", "epoch", "position", "tokens", "early_cooldown", "scores")
             },
         }
 
@@ -84,9 +96,13 @@ class Run:
         ours = self.config.must_not_change()
         changed = [key for key, value in ours.items() if state["config"].get(key) != value]
         if changed:
-            raise UsageError(f"{changed[0]} differs from the run in {self.directory}: use another directory, or change it back")
+            raise UsageError(
+                f"{changed[0]} differs from the run in {self.directory}: change it back, or use a new folder"
+            )
         self.model.load_state_dict(state["model"], strict=False)
-        self.average.weights = {name: tensor.to(self.config.device) for name, tensor in state["average"].items()}
+        self.average.weights = {
+            name: tensor.to(self.config.device) for name, tensor in state["average"].items()
+        }
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.stepper.load_state_dict(state["stepper"])
@@ -98,7 +114,14 @@ class Run:
 
     def cool_down_now(self) -> None:
         """Begin the final decay at this step, unless it has begun; the run ends with it."""
-        self.cooldown_from = min(self.cooldown_from, self.step)
+        if self.step < self.cooldown_from:
+            self.early_cooldown = self.step
+
+    @property
+    def cooldown_from(self) -> int:
+        """The step at which the rate begins to fall."""
+        schedule = self.config.schedule
+        return schedule.steps - schedule.cooldown if self.early_cooldown is None else self.early_cooldown
 
     @property
     def last_step(self) -> int:
@@ -106,7 +129,9 @@ class Run:
 
     def train(self) -> None:
         """Train until the last step, SIGTERM or SIGINT; the state is saved either way."""
-        handlers = {number: signal.signal(number, self.ask_to_stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        handlers = {
+            number: signal.signal(number, self.ask_to_stop) for number in (signal.SIGTERM, signal.SIGINT)
+        }
         try:
             with (self.directory / "log.jsonl").open("a", encoding="utf-8") as self.log_file:
                 self.loop()
@@ -169,7 +194,13 @@ class Run:
             self.log(scores=self.scores)
 
     def log(self, **values: Any) -> None:
-        line = {"time": round(time.time(), 1), "step": self.step, "epoch": self.epoch, "tokens": self.tokens, **values}
+        line = {
+            "time": round(time.time(), 1),
+            "step": self.step,
+            "epoch": self.epoch,
+            "tokens": self.tokens,
+            **values,
+        }
         self.log_file.write(json.dumps(line) + "\n")
         self.log_file.flush()
 

@@ -59,12 +59,16 @@ def new_model(shape: Model, vocabulary_size: int, language_ids: list[int]) -> Ma
 def start_from_checkpoint(model: MarianMTModel, checkpoint: Path, vocabulary_directory: Path) -> None:
     """Load the weights of a checkpoint directory whose vocabulary and shape are ours."""
     if (checkpoint / "source.spm").read_bytes() != (vocabulary_directory / "source.spm").read_bytes():
-        raise UsageError(f"{checkpoint} has another vocabulary than {vocabulary_directory}: use the checkpoint's own")
+        raise UsageError(
+            f"{checkpoint} has another vocabulary than {vocabulary_directory}: use the checkpoint's own"
+        )
     weights = load_file(checkpoint / "model.safetensors")
     ours = model.state_dict()
     for name, tensor in weights.items():
         if name not in ours or ours[name].shape != tensor.shape:
-            raise UsageError(f"{checkpoint}: {name} {list(tensor.shape)} does not fit the model section of the config")
+            raise UsageError(
+                f"{checkpoint}: {name} {list(tensor.shape)} does not fit the model section of the config"
+            )
     missing = set(dict(model.named_parameters())) - set(weights)
     if missing:
         raise UsageError(f"{checkpoint}: no weights for {sorted(missing)[0]}")
@@ -77,7 +81,9 @@ def start_from_embedding(model: MarianMTModel, file: Path) -> None:
     embedding = load_file(file)["embedding"]
     shared = model.get_input_embeddings().weight
     if embedding.shape != shared.shape:
-        raise UsageError(f"{file}: the embedding is {list(embedding.shape)}, the model's {list(shared.shape)}")
+        raise UsageError(
+            f"{file}: the embedding is {list(embedding.shape)}, the model's {list(shared.shape)}"
+        )
     with torch.no_grad():
         shared.copy_(embedding)
 
@@ -85,8 +91,13 @@ def start_from_embedding(model: MarianMTModel, file: Path) -> None:
 def summed_loss(model: MarianMTModel, batch: Batch, label_smoothing: float) -> Tensor:
     """Cross-entropy in nats, summed over the labels that are not padding; the head sees no padding at all."""
     hidden = model.model(
-        input_ids=batch.source, attention_mask=batch.mask, decoder_input_ids=batch.decoder_input, use_cache=False
+        input_ids=batch.source,
+        attention_mask=batch.mask,
+        decoder_input_ids=batch.decoder_input,
+        use_cache=False,
     ).last_hidden_state
     real = batch.labels != PAD
     logits = model.lm_head(hidden[real])
-    return functional.cross_entropy(logits.float(), batch.labels[real], label_smoothing=label_smoothing, reduction="sum")
+    return functional.cross_entropy(
+        logits.float(), batch.labels[real], label_smoothing=label_smoothing, reduction="sum"
+    )

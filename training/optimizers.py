@@ -17,7 +17,10 @@ def build_optimizers(model: nn.Module, settings: Optimizer) -> list[torch.optim.
     inner = {name for name, p in named.items() if p.ndim == 2 and ".layers." in name}
     by_muon = inner if settings.name == "muon" else set()
     groups = [
-        {"params": [p for n, p in named.items() if p.ndim == 2 and n not in by_muon], "weight_decay": settings.weight_decay},
+        {
+            "params": [p for n, p in named.items() if p.ndim == 2 and n not in by_muon],
+            "weight_decay": settings.weight_decay,
+        },
         {"params": [p for p in named.values() if p.ndim != 2], "weight_decay": 0.0},
     ]
     optimizers: list[torch.optim.Optimizer] = [
@@ -36,7 +39,7 @@ def build_optimizers(model: nn.Module, settings: Optimizer) -> list[torch.optim.
 
 
 def rate_factor(step: int, schedule: Schedule, cooldown_from: int) -> float:
-    """Share of the peak rate at a step (the first is 1): linear up, one, then linear down to zero from `cooldown_from`."""
+    """Share of the peak rate at a step (from 1): linear up, one, then from `cooldown_from` linear to zero."""
     up = min(1.0, step / max(1, schedule.warmup))
     down = 1.0 - max(0, step - cooldown_from) / max(1, schedule.cooldown)
     return up * max(0.0, down)

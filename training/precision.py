@@ -20,9 +20,11 @@ def autocast(config: Config) -> AbstractContextManager[object]:
 
 
 class Stepper:
-    """Backward, unscale, clip, check, step: for one optimizer or several that share the parameters between them."""
+    """Backward, unscale, clip, check, step: for one optimizer or several that share out the parameters."""
 
-    def __init__(self, config: Config, parameters: list[Tensor], optimizers: list[torch.optim.Optimizer]) -> None:
+    def __init__(
+        self, config: Config, parameters: list[Tensor], optimizers: list[torch.optim.Optimizer]
+    ) -> None:
         self.scaler = torch.amp.GradScaler(
             config.device, init_scale=config.initial_scale, enabled=config.precision == "fp16-o1"
         )
@@ -53,8 +55,8 @@ class Stepper:
             optimizer.zero_grad()
         if self.skipped_in_row >= self.max_skipped:
             raise EdgemtError(
-                f"step {step}: the loss or the gradient has not been finite for {self.skipped_in_row} steps in a row; "
-                "lower the rate, or use bf16 or fp32"
+                f"step {step}: the loss or the gradient has not been finite for {self.skipped_in_row} steps "
+                "in a row; lower the rate, or use bf16 or fp32"
             )
         return norm
 

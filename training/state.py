@@ -1,4 +1,4 @@
-"""The state of a run on disk: everything a resumed run needs to go on bit for bit, written so that a crash cannot spoil it."""
+"""The state of a run on disk, written so that a crash cannot spoil it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ STATE, PREVIOUS = "state.pt", "state.previous.pt"
 
 
 def save_state(directory: Path, state: dict) -> None:
-    """Write under a temporary name, keep the last one as PREVIOUS, then rename: one of the two is always whole."""
+    """Write under a temporary name, keep the last as PREVIOUS, then rename: one of them is always whole."""
     temporary = directory / f"{STATE}.tmp"
     with temporary.open("wb") as file:
         torch.save(state, file)

