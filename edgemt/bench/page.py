@@ -32,7 +32,7 @@ COLOURS = (
 )  # Okabe & Ito: told apart by all eyes
 BUDGET = "#b3261e"
 POINTS = 1200  # on the timeline, a bundle; the slowest of them are always shown
-STYLE = {
+STYLE: Any = {  # matplotlib rc
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.size": 9,

@@ -22,8 +22,8 @@ def headline(data: dict[str, Any]) -> str:
             key=lambda p: p[1]["budget_percentile"]["ms"],
         )
         return (
-            f"Within budget: {name} is at most {ms(worst['budget_percentile']['ms'])} ms of {budget} "
-            f"({bundle['label']}, {worst['tokens']} tokens)."
+            f"Within budget ({name}, {budget}): at most {ms(worst['budget_percentile']['ms'])} ms, "
+            f"at {worst['tokens']} tokens with {bundle['label']}."
         )
     by_bundle: dict[str, list[str]] = {}
     for found in over:
