@@ -16,7 +16,6 @@ from sentencex import segment  # pyright: ignore[reportAttributeAccessIssue]
 IDEOGRAPHS = "㐀-䶿一-鿿豈-﫿〇\U00020000-\U0003ffff"
 HAN = re.compile(f"[{IDEOGRAPHS}]")
 SURROGATES = re.compile("[\ud800-\udfff]")  # half characters: they cannot be written as UTF-8
-LETTER = re.compile(r"[^\W\d_]")
 # From this share of the letters on, a text with ideographs is Chinese (of 200,000 training pairs, no English
 # side reaches it and two Chinese sides stay below). Up to the second share, English function words say that
 # it is English with a Chinese name or quotation in it.
@@ -63,7 +62,7 @@ def well_formed(text: str) -> str:
 
 def language_of(text: str) -> str | None:
     """ "zh", "en" (any other script counts as that), or None if the text has no letters."""
-    letters = len(LETTER.findall(text))
+    letters = sum(map(str.isalpha, text))
     if not letters:
         return None
     share = len(HAN.findall(text)) / letters
@@ -72,13 +71,17 @@ def language_of(text: str) -> str | None:
     return "zh"
 
 
+def has_letters(text: str) -> bool:
+    return any(map(str.isalpha, text))
+
+
 def has_letters_of(text: str, language: str) -> bool:
     """Whether the text has a letter that `language` is written in (Chinese and English are told apart)."""
     if language == "zh":
         return HAN.search(text) is not None
     if language == "en":
-        return LETTER.search(HAN.sub("", text)) is not None
-    return LETTER.search(text) is not None
+        return has_letters(HAN.sub("", text))
+    return has_letters(text)
 
 
 def lines(text: str) -> Iterator[str]:
@@ -104,7 +107,7 @@ def trimmed(sentence: str, fits: Callable[[str], bool]) -> Iterator[Piece]:
     start = sentence.index(core)
     if start:
         yield Piece(sentence[:start])
-    if LETTER.search(core):
+    if has_letters(core):
         for part in cut(core, fits):
             yield from [Piece(part, translate=True)] if part == core else trimmed(part, fits)
     else:
