@@ -1,0 +1,142 @@
+"""ONNX Runtime on the CPU: an encoder graph and a step graph, run through bound memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from edgemt.errors import EdgemtError
+from edgemt.manifest import Manifest
+from edgemt.runtimes.ort_graph import Binding, Graph
+from edgemt.runtimes.ort_session import BARRED, OrtSession, check_ids, check_length
+from edgemt.runtimes.ort_state import Encoded, Prefix, shape_of
+from edgemt.runtimes.protocol import I32, Caps, RoleTensors, Tap
+
+MOST_SLOTS = 256  # tokens a new session has room for at once, however many it may take in the end
+
+
+def load(
+    directory: Path,
+    manifest: Manifest,
+    *,
+    threads: int = 1,
+    taps: RoleTensors | None = None,
+    on_tap: Tap | None = None,
+) -> OrtProgram:
+    """Load the bundle's graphs. Raises EdgemtError if one is missing or damaged, or unlike the manifest."""
+    graphs = {
+        role: Graph(directory / graph.file, role, threads, (taps or {}).get(role, ()), on_tap)
+        for role, graph in manifest.graphs.items()
+    }
+    for problem in _disagreements(graphs, manifest):
+        raise EdgemtError(f"{directory}: {problem}; export the bundle again")
+    return OrtProgram(graphs, manifest)
+
+
+def _disagreements(graphs: dict[str, Graph], manifest: Manifest) -> Iterator[str]:
+    """What keeps these graphs from being run as the manifest says."""
+    if "step" not in graphs:
+        yield "the manifest names no step graph"
+        return
+    for spec in manifest.states:
+        made_by = "encoder" if spec.update == "constant" or spec.init == "encoder" else "step"
+        if spec.input not in graphs["step"].inputs:
+            yield f"the step graph has no input {spec.input!r}, a state of the manifest"
+        elif made_by not in graphs or spec.output not in graphs[made_by].outputs:
+            yield f"no {made_by} graph has the output {spec.output!r}, a state of the manifest"
+        elif spec.update == "write_at":
+            yield f"state {spec.input!r} is written at an offset, which this runtime does not do"
+        elif spec.update == "append" and (spec.length_axis != 0 or spec.init != "empty"):
+            yield f"state {spec.input!r} does not grow from nothing along its first axis"
+
+
+class OrtProgram:
+    """See `Program` in protocol.py. Its sessions may run in as many threads as the caller likes."""
+
+    def __init__(self, graphs: dict[str, Graph], manifest: Manifest) -> None:
+        self._encoder, self._step = graphs.get("encoder"), graphs["step"]
+        self._states, self._model = manifest.states, manifest.model
+        recurrent = any(spec.update == "replace" for spec in manifest.states)
+        self.caps = Caps(
+            max_length=manifest.model.max_positions,
+            max_width=1 if recurrent else manifest.model.max_positions,
+            rewind=0 if recurrent else None,
+            alignment="alignment" in self._step.outputs,
+            shortlist=True,
+            greedy="top_ids" in self._step.outputs,
+        )
+
+    def encode(self, ids: I32, lengths: I32) -> Encoded:
+        """See the protocol. The result may serve any number of sessions.
+
+        Raises EdgemtError for an id outside the vocabulary, an empty row, and too many tokens for the model.
+        """
+        if self._encoder is None:
+            raise EdgemtError("this model has no encoder: open a session without a source")
+        width = int(lengths.max())
+        if len(lengths) != len(ids) or lengths.min() < 1 or width > ids.shape[1]:
+            raise EdgemtError(f"source lengths {lengths.tolist()} do not fit ids of shape {ids.shape}")
+        check_length(width, self._model)
+        ids = np.ascontiguousarray(ids[:, :width], np.int32)
+        check_ids(ids, self._model)
+        binding, inputs, rows = Binding(self._encoder), self._encoder.inputs, len(ids)
+        positions = np.arange(width, dtype=np.int32)
+        padding = positions >= lengths[:, None]
+        bias = (padding * BARRED)[:, None, None].astype(inputs["source_bias"])
+        binding.input("input_ids", ids)
+        binding.input("position_ids", np.tile(positions, (rows, 1)))
+        binding.input("source_bias", bias)
+        states = {}
+        for spec in self._states:
+            if spec.init == "encoder":
+                states[spec.input] = np.empty(shape_of(spec, rows=rows, source=width), spec.dtype)
+                binding.output(spec.output, states[spec.input])
+        self._encoder.run(binding)
+        return Encoded(np.array(lengths, np.int32), bias, states)
+
+    def open(
+        self, source: Encoded | None, rows: I32, max_new: int, prefix: Prefix | None = None
+    ) -> OrtSession:
+        """See the protocol. With a prefix of several rows, row i starts from the prefix's row rows[i]."""
+        if not len(rows) or (
+            source is not None and not 0 <= np.min(rows) <= np.max(rows) < len(source.lengths)
+        ):
+            raise EdgemtError(
+                f"source rows {list(rows)} were asked for, of {len(source.lengths) if source else 0}"
+            )
+        check_length(max_new + (0 if prefix is None else int(prefix.lengths.max())), self._model)
+        slots = min(max_new, MOST_SLOTS) + 1
+        session = OrtSession(self._step, self._states, self._model, self.caps, source, rows, slots)
+        if prefix is not None:
+            session.start_from(prefix, rows)
+        return session
+
+    def greedy(self, source: Encoded, forced: I32, max_new: int, stop: I32) -> list[I32]:
+        """See the protocol. Each row yields at most `max_new` tokens, its stop token counted."""
+        rows, width = forced.shape
+        session = self.open(source, np.arange(rows, dtype=np.int32), width + max_new - 1)
+        session.feed(forced)
+        stops, nowhere = frozenset(stop.tolist()), []
+        lines: list[list[int]] = [[] for _ in range(rows)]
+        taking = list(lines)  # for every row of the session, the line that takes its tokens
+        for _ in range(max_new):
+            session.run(None, 1, scores=False)
+            tokens = session.found["top_ids"][:, -1, 0]
+            words = tokens.tolist()
+            if not stops.isdisjoint(words):
+                taking = [
+                    nowhere if word in stops else line for line, word in zip(taking, words, strict=True)
+                ]
+                live = [row for row, line in enumerate(taking) if line is not nowhere]
+                if not live:
+                    break
+                # Dropping rows copies the caches of the others, so that it waits for a quarter of them.
+                if 4 * len(live) <= 3 * len(taking):
+                    session.reindex(np.array(live, np.int32))
+                    tokens, taking, words = tokens[live], [taking[r] for r in live], [words[r] for r in live]
+            for line, word in zip(taking, words, strict=True):
+                line.append(word)
+            session.next(tokens)
+        return [np.array(line, np.int32) for line in lines]
