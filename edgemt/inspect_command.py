@@ -53,7 +53,7 @@ def description(path: Path, manifest: Manifest, all_layers: bool) -> Iterator[st
     for title, facts in (("provenance", manifest.provenance), ("gate", manifest.gate)):
         if facts:
             yield f"\n{title}"
-            yield from table([("  " + key, flat(value)) for key, value in facts.items()])
+            yield from table([("  " + key, flat(value)) for key, value in facts.items() if value])
     yield f"\nfiles ({len(manifest.files)}, every SHA-256 verified)"
     yield from table(
         [("  " + name, size(facts["bytes"]), facts["sha256"]) for name, facts in manifest.files.items()]
