@@ -5,20 +5,24 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgemt.errors import EdgemtError
+
+if TYPE_CHECKING:
+    from edgemt.bundle import Bundle
 
 
 class Start(NamedTuple):
     """One fresh process, in seconds; `first_s` is the whole way from its start to its first answer."""
 
     python_s: float  # until the interpreter runs our first line
-    import_s: float  # importing edgemt and its dependencies
+    import_s: float  # importing edgemt, the runtime and what they need
     load_s: float  # edgemt.load: verify the bundle, build the sessions
     translate_s: float  # the first translation
     first_s: float
@@ -28,20 +32,24 @@ class Start(NamedTuple):
 Text = tuple[str, str | None, str | None]  # source, source_lang, target_lang
 
 
-def cold_start(bundle: Path | None, threads: int, beam: int | None, texts: list[Text]) -> Start:
+def cold_start(bundle: Bundle, threads: int, beam: int | None, texts: list[Text]) -> Start:
     """Start a process that translates `texts` and watch it. Raises EdgemtError if it fails."""
     import subprocess
 
-    job = {"bundle": str(bundle) if bundle else None, "threads": threads, "beam": beam, "texts": texts}
+    job = {
+        "bundle": str(bundle.path.resolve()),
+        "target": bundle.manifest.target,
+        "threads": threads,
+        "beam": beam,
+        "texts": texts,
+    }
     begin = time.monotonic_ns()
     done = subprocess.run(
         [sys.executable, "-m", "edgemt.bench.cold"], input=json.dumps(job), capture_output=True, text=True
     )
     if done.returncode != 0:
         said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise EdgemtError(
-            f"a fresh process could not translate with {bundle or 'the default bundle'} ({said[-1]})"
-        )
+        raise EdgemtError(f"a fresh process could not translate with {bundle.path} ({said[-1]})")
     answer = json.loads(done.stdout)
     begun, imported, loaded, translated = answer["at_ns"]
     return Start(
@@ -67,11 +75,12 @@ def peak_rss() -> int | None:
 def main() -> int:
     begun = time.monotonic_ns()  # the clock is the machine's: the parent reads the same one
     job: dict[str, Any] = json.load(sys.stdin)
-    import edgemt
+    from edgemt.runtimes import RUNTIMES
+    from edgemt.translator import load
 
-    load = edgemt.load
+    importlib.import_module(RUNTIMES[job["target"]])
     imported = time.monotonic_ns()
-    translator = load(Path(job["bundle"]) if job["bundle"] else None, threads=job["threads"])
+    translator = load(job["bundle"], threads=job["threads"])
     loaded = time.monotonic_ns()
     translated = None
     for source, source_lang, target_lang in job["texts"]:

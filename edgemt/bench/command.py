@@ -102,7 +102,7 @@ def _measure(bundles: list[Bundle], workload: Workload, settings: Settings) -> t
             _progress("starting fresh processes", (attempt + place / len(bundles)) / COLD_RUNS)
             # The first process goes through the whole workload, which shows the bundle's peak memory.
             chosen = texts if attempt == 0 else texts[:1]
-            starts[place].append(cold_start(bundle.path, settings.threads, settings.beam, chosen))
+            starts[place].append(cold_start(bundle, settings.threads, settings.beam, chosen))
     translators = [edgemt.load(bundle.path, threads=settings.threads) for bundle in bundles]
     counts = []
     for place, translator in enumerate(translators):

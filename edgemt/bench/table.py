@@ -7,8 +7,11 @@ from typing import Any
 
 def render(data: dict[str, Any]) -> str:
     lines = [headline(data), *warnings(data), "", *(f"{k:<9} {v}" for k, v in summary(data).items())]
+    if len(data["bundles"]) > 1:
+        lines += ["", *_aligned(*comparison(data))]
     for bundle in data["bundles"]:
-        lines += ["", *_bundle(data, bundle)]
+        lines += ["", f"{bundle['label']}: " + ", ".join(f"{k} {v}" for k, v in facts(bundle).items())]
+        lines += _aligned(*rows(data, bundle))
     return "\n".join(lines)
 
 
@@ -154,10 +157,34 @@ def rows(data: dict[str, Any], bundle: dict[str, Any]) -> tuple[list[str], list[
     return header, cells
 
 
-def _bundle(data: dict[str, Any], bundle: dict[str, Any]) -> list[str]:
-    header, cells = rows(data, bundle)
+def comparison(data: dict[str, Any]) -> tuple[list[str], list[tuple[list[str], bool]]]:
+    """Header and rows, one a bundle, in the form of `rows`: all texts together."""
+    header = [
+        "bundle",
+        "p50 ms",
+        "p99",
+        "× first",
+        "95 %",
+        "tok/s",
+        "on disk",
+        "peak RSS",
+        "load",
+        "cold start",
+    ]
+    over = {found["bundle"] for found in data["verdict"]["over"]}
+    cells = []
+    for bundle in data["bundles"]:
+        overall, ratio = bundle["overall"], bundle["overall"].get("ratio_to_first")
+        row = [bundle["label"], ms(overall["p50"]["ms"]), ms(overall["p99"]["ms"])]
+        row += [ms(ratio["ratio"]), interval(ratio)] if ratio else ["1", ""]
+        row.append(f"{overall['target_tokens_per_s']:.0f}")
+        row += [value for name, value in facts(bundle).items() if name in header]
+        cells.append((row, bundle["label"] in over))
+    return header, cells
+
+
+def _aligned(header: list[str], cells: list[tuple[list[str], bool]]) -> list[str]:
     table = [(header, False), *cells]
     widths = [max(len(row[i]) for row, _ in table) for i in range(len(header))]
-    title = f"{bundle['label']}: " + ", ".join(f"{k} {v}" for k, v in facts(bundle).items())
     lines = ("  ".join(c.rjust(w) for c, w in zip(row, widths, strict=True)) for row, _ in table)
-    return [title, *(line + "  over" * over for line, (_, over) in zip(lines, table, strict=True))]
+    return [line + "  over" * over for line, (_, over) in zip(lines, table, strict=True)]
