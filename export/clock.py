@@ -1,4 +1,4 @@
-"""Which variant is fastest? Each sentence goes through all of them in turn, so that a busy machine hits all alike."""
+"""Which variant is fastest? A sentence goes through all of them in turn: a busy machine hits all alike."""
 
 from __future__ import annotations
 

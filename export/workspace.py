@@ -47,7 +47,7 @@ def workspace(output: Path) -> Iterator[Path]:
 
 
 def publish(bundle: Path, output: Path) -> None:
-    """Give the sealed `bundle` (in a workspace beside it) its final name; what was there before is replaced."""
+    """Give the sealed `bundle` (in a workspace beside it) its final name, replacing what was there."""
     if output.suffix == ARCHIVE:
         pack(bundle, output)
         return

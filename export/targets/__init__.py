@@ -1,3 +1,39 @@
-"""Targets: each lowers the canonical graphs to what one runtime loads. One line a target."""
+"""Targets: each lowers the canonical graphs to what one runtime loads. One line a target, one module."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol, cast
+
+from edgemt.errors import UsageError
+from edgemt.export.graphs.graphset import Canonical, GraphSet, Layer
 
 TARGETS = {"onnxruntime": "edgemt.export.targets.onnxruntime"}
+Ranges = Mapping[str, tuple[float, float]]  # canonical tensor -> (low, high)
+
+
+class Lowered(NamedTuple):
+    """What a target made: graphs to write, and the table of layers for the manifest."""
+
+    graphs: GraphSet
+    layers: list[Layer]
+
+
+class Target(Protocol):
+    """What the module of a target has."""
+
+    def activations(self, graphs: GraphSet) -> dict[str, list[str]]:
+        """The tensors of each graph whose ranges "int8-static" needs."""
+        ...
+
+    def lower(self, canonical: Canonical, precision: str, ranges: Ranges | None = None) -> Lowered:
+        """Lower to "fp32", "fp16", "int8-static" or "int8-dynamic"."""
+        ...
+
+
+def target(name: str) -> Target:
+    """The target of that name. Raises UsageError if there is none."""
+    if name not in TARGETS:
+        raise UsageError(f"there is no target {name}; edgemt exports to {', '.join(TARGETS)}")
+    return cast(Target, importlib.import_module(TARGETS[name]))

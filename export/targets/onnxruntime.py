@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
-
 import numpy as np
 from onnx import TensorProto, helper
 
 from edgemt.export.graphs.graphset import Canonical, GraphSet, Layer, initializer
+from edgemt.export.targets import Lowered, Ranges
 from edgemt.export.targets.float16 import to_float16
-from edgemt.export.targets.quantize import S8_PAIRED, Quantizer
+from edgemt.export.targets.quantize import S8_PAIRED, Quantizer, activations
+
+__all__ = ["activations", "lower"]
 
 SUPPRESSED = np.float32(-30000)  # within FP16
 
-PRECISIONS = ("fp32", "fp16", "int8-static", "int8-dynamic")
+# Weights are signed: unsigned ones (exact on every x86 CPU) took 0.91 against 0.58 ms for an encoder of 25
+# tokens on a CPU with VNNI, and as long in the step. What a CPU without VNNI would overflow is kept within 16
+# bits by the scale, at no cost in time and almost none in accuracy (relative error of the logits of a random
+# model .083 against .078; .112 with seven bits).
 WEIGHTS = S8_PAIRED
 
 
-class Lowered(NamedTuple):
-    """What a target made: graphs to write, and the table of layers for the manifest."""
-
-    graphs: GraphSet
-    layers: list[Layer]
-
-
-def lower(
-    canonical: Canonical, precision: str, ranges: Mapping[str, tuple[float, float]] | None = None
-) -> Lowered:
-    """Lower to one of `PRECISIONS`; `ranges` (canonical tensor -> (low, high)) is for "int8-static"."""
+def lower(canonical: Canonical, precision: str, ranges: Ranges | None = None) -> Lowered:
+    """Lower to "fp32", "fp16", "int8-static" (which takes `ranges`) or "int8-dynamic"."""
     graphs: GraphSet = canonical
     if precision == "fp16":
         graphs = to_float16(graphs)

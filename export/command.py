@@ -1,0 +1,96 @@
+"""`edgemt export`: the command line of the pipeline."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from edgemt.errors import UsageError
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="directory of a trained model")
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        metavar="BUNDLE",
+        help="folder, or NAME.edgemt for one file",
+    )
+    precision = parser.add_mutually_exclusive_group()
+    for name, text in (
+        ("int8", "8-bit weights and activations (default)"),
+        ("fp16", "half precision, for GPUs"),
+        ("fp32", "single precision, unchanged"),
+    ):
+        precision.add_argument(f"--{name}", dest="precision", action="store_const", const=name, help=text)
+    parser.add_argument(
+        "--target", default="onnxruntime", help="runtime to export for (default: onnxruntime)"
+    )
+    parser.add_argument(
+        "--scheme",
+        choices=("auto", "static", "dynamic"),
+        default="auto",
+        help="INT8 activations by calibrated ranges or per call; auto takes the faster that passes the gate",
+    )
+    parser.add_argument(
+        "--calibration",
+        type=Path,
+        metavar="FILE",
+        help="sentences to calibrate on: tab-separated, with a header line source_lang, target_lang, source, "
+        "target (default: the checkpoint's calibration.tsv)",
+    )
+    parser.add_argument("--calibration-sentences", type=int, default=2000, metavar="N", help="default: 2000")
+    parser.add_argument(
+        "--heldout",
+        type=Path,
+        metavar="FILE",
+        help="sentences for the quality gate, in the same form (default: the checkpoint's heldout.tsv)",
+    )
+    parser.add_argument(
+        "--observer", choices=("minmax", "percentile", "mse"), default="minmax", help="default: minmax"
+    )
+    parser.add_argument(
+        "--max-bleu-drop", type=float, default=0.5, metavar="X", help="what INT8 may cost (default: 0.5)"
+    )
+    parser.add_argument(
+        "--languages", metavar="PAIRS", help="such as zh-en,en-zh, if the checkpoint does not say"
+    )
+    parser.add_argument("--name", help="name in the manifest (default: the output's)")
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="default: 1")
+    parser.add_argument("--force", action="store_true", help="replace an existing bundle")
+
+
+def run(args: argparse.Namespace) -> int:
+    for name in ("calibration_sentences", "threads"):
+        if getattr(args, name) < 1:
+            raise UsageError(f"--{name.replace('_', '-')} {getattr(args, name)} is below 1")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # clean up as for Ctrl-C
+
+    from edgemt.export.pipeline import Request, export
+
+    fields: dict[str, Any] = {k: v for k, v in vars(args).items() if k in Request.__dataclass_fields__}
+    fields |= {"precision": args.precision or "int8", "command": shlex.join(["edgemt", *sys.argv[1:]])}
+    report = export(Request(**fields))
+    print(summary(report, args.output))
+    return 0
+
+
+def summary(report: dict[str, Any], output: Path) -> str:
+    """A few lines for the terminal: what was written, and how the variants compare."""
+    lines = [f"{output}: {report['choice']}"]
+    for name, variant in report["variants"].items():
+        parts = [f"{variant['bytes'] / 1e6:6.2f} MB"]
+        if latency := variant["latency"]:
+            parts.append(f"{latency['p50_ms']:6.1f} ms a sentence (×{latency['ratio']:.2f})")
+        for direction, result in ((variant["gate"] or {}).get("directions") or {}).items():
+            parts.append(
+                f"{direction} BLEU {result['bleu']['candidate']:.2f} ({result['bleu']['drop']:+.2f} lost)"
+            )
+        lines.append(f"  {name:13s}" + "  ".join(parts))
+    return "\n".join(lines)

@@ -1,0 +1,319 @@
+"""From a checkpoint to a bundle: read, build, compare with torch, calibrate, lower, gate, clock, seal."""
+
+from __future__ import annotations
+
+import dataclasses
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edgemt.bench.facts import machine_facts
+from edgemt.bundle import open_bundle, seal
+from edgemt.calibration.quantspec import QuantSpec
+from edgemt.errors import EdgemtError, UsageError
+from edgemt.export import rows as tables
+from edgemt.export.bundles import write_bundle
+from edgemt.export.checkpoints import Checkpoint, read_checkpoint
+from edgemt.export.choose import Variant, choose
+from edgemt.export.clock import ROUNDS, SENTENCES, clock
+from edgemt.export.graphs import build
+from edgemt.export.graphs.graphset import Canonical
+from edgemt.export.languages import languages
+from edgemt.export.parity import check_parity
+from edgemt.export.report import write_report
+from edgemt.export.rows import Row
+from edgemt.export.targets import Target, target
+from edgemt.export.workspace import check_output, publish, workspace
+from edgemt.translator import Translator
+
+PARITY_SENTENCES = 16
+SAMPLES = 8
+SCHEMES = {"auto": ("int8-static", "int8-dynamic"), "static": ("int8-static",), "dynamic": ("int8-dynamic",)}
+# For a checkpoint that brings no calibration sentences, and is not quantised: parity only needs some text.
+PLAIN_TEXT = (
+    "我对青霉素过敏。",
+    "Take one tablet twice a day after meals.",
+    "Ich habe seit drei Tagen Fieber.",
+)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asked for."""
+
+    checkpoint: Path
+    output: Path
+    precision: str = "int8"  # "int8" | "fp32" | "fp16"
+    scheme: str = "auto"  # a key of SCHEMES
+    target: str = "onnxruntime"
+    calibration: Path | None = None  # None: the checkpoint's calibration.tsv
+    calibration_sentences: int = 2000
+    heldout: Path | None = None  # None: the checkpoint's heldout.tsv
+    observer: str = "minmax"
+    max_bleu_drop: float = 0.5
+    name: str | None = None
+    languages: str | None = None
+    threads: int = 1
+    force: bool = False
+    command: str = ""
+
+    def candidates(self) -> tuple[str, ...]:
+        """The precisions to try, beside FP32."""
+        return {"fp32": (), "fp16": ("fp16",), "int8": SCHEMES[self.scheme]}[self.precision]
+
+
+@dataclass
+class Stages:
+    """Tells on stderr what is going on, and keeps time and peak memory of each stage for the report."""
+
+    done: list[dict[str, Any]] = field(default_factory=list)
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        print(f"edgemt export: {name} …", file=sys.stderr, flush=True)
+        start = time.perf_counter()
+        yield
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # KiB on Linux
+        self.done.append(
+            {"name": name, "seconds": round(time.perf_counter() - start, 2), "peak_rss_mb": round(peak)}
+        )
+
+
+@dataclass
+class Export:
+    """One export: what the stages hand on to each other."""
+
+    request: Request
+    work: Path
+    checkpoint: Checkpoint
+    canonical: Canonical
+    pairs: list[list[str]]
+    target: Target
+    stage: Stages
+    report: dict[str, Any]
+
+    def write(self, precision: str, spec: QuantSpec | None = None) -> Path:
+        """Lower to `precision` and write a provisional bundle into the workspace."""
+        directory = self.work / precision
+        directory.mkdir()
+        lowered = self.target.lower(self.canonical, precision, spec.activations if spec else None)
+        write_bundle(
+            directory,
+            self.checkpoint,
+            self.canonical,
+            lowered.graphs,
+            name=self.report["name"],
+            target=self.request.target,
+            precision=precision,
+            layers=lowered.layers,
+            languages=self.pairs,
+        )
+        if spec is not None:
+            spec.save(directory / "quant.json")
+        return directory
+
+    def rows(self, given: Path | None, default: str, purpose: str, needed: bool) -> list[Row]:
+        """Sentence pairs for `purpose`: those of `given`, else the checkpoint's; [] if none are needed."""
+        path = given or self.checkpoint.directory / default
+        if given or path.is_file():
+            return tables.read_rows(path, self.pairs)
+        if needed:
+            raise UsageError(
+                f"{self.checkpoint.directory} has no {default}: give sentences for {purpose} with "
+                f"--{default.removesuffix('.tsv')} FILE (tab-separated columns {', '.join(tables.COLUMNS)})"
+            )
+        return []
+
+
+def export(request: Request) -> dict[str, Any]:
+    """Run all stages and put the bundle under its final name. Returns the report.
+
+    Raises EdgemtError or UsageError, and leaves nothing behind, if anything is wrong.
+    """
+    check_output(request.output, request.force)
+    stage = Stages()
+    with stage("reading the checkpoint"):
+        checkpoint = read_checkpoint(request.checkpoint)
+        pairs, prefixes = languages(checkpoint, request.languages)
+    with stage("building the canonical graphs"):
+        canonical = build(checkpoint, prefixes)
+    name = request.name or request.output.stem
+    report: dict[str, Any] = {"name": name, "command": request.command, "stages": stage.done}
+    with workspace(request.output) as work:
+        run = Export(request, work, checkpoint, canonical, pairs, target(request.target), stage, report)
+        static = "int8-static" in request.candidates()
+        int8 = request.precision == "int8"
+        heldout = run.rows(request.heldout, "heldout.tsv", "the quality gate", int8)
+        calibration = run.rows(request.calibration, "calibration.tsv", "the calibration", static)
+        fp32 = run.write("fp32")
+        compare_with_torch(run, fp32, heldout)
+        spec = calibrate(run, fp32, calibration) if static else None
+        found = {"fp32": fp32}
+        for precision in request.candidates():
+            with stage(f"lowering to {precision}"):
+                found[precision] = run.write(precision, spec if precision == "int8-static" else None)
+        chosen = judge(run, found, heldout if request.candidates() else [])
+        finish(run, found[chosen], spec)
+        publish(found[chosen], request.output)
+    return report
+
+
+def compare_with_torch(run: Export, fp32: Path, rows: list[Row]) -> None:
+    """Parity of the FP32 bundle on real sentences, printed."""
+    bundle = open_bundle(fp32)
+    translator = Translator(bundle)
+    model, most = bundle.manifest.model, bundle.manifest.model.max_positions // 2
+    rows = rows or [Row(*pair, text, "") for pair in run.pairs for text in PLAIN_TEXT]
+    sources = [
+        [
+            *model.source_prefix[f"{row.source_lang}-{row.target_lang}"],
+            *translator.tokenizer.encode(row.source)[:most],
+            model.eos_id,
+        ]
+        for row in tables.interleaved(rows, PARITY_SENTENCES)
+    ]
+    with run.stage("comparing with torch"):
+        parity = check_parity(run.checkpoint.directory, translator.program, model, sources)
+    print(parity, file=sys.stderr)
+    run.report["parity"] = parity.to_json()
+
+
+def calibrate(run: Export, fp32: Path, rows: list[Row]) -> QuantSpec:
+    """Ranges of what enters each product by a weight, from decoding the calibration sentences."""
+    from edgemt.calibration.collect import collect
+
+    rows = tables.interleaved(rows, run.request.calibration_sentences)
+    with run.stage(f"calibrating on {len(rows)} sentences"):
+        bundle = open_bundle(fp32)
+        spec = collect(
+            fp32,
+            bundle.manifest,
+            run.target.activations(run.canonical),
+            [(row.source_lang, row.target_lang, row.source) for row in rows],
+            observer=run.request.observer,
+            threads=run.request.threads,
+        )
+    run.report["activations"] = spec.to_json()["activations"]
+    return spec
+
+
+def judge(run: Export, found: dict[str, Path], heldout: list[Row]) -> str:
+    """Gate and clock every variant; the name of the one to ship. Raises EdgemtError if none passes."""
+    variants = {name: Variant(name, size(path)) for name, path in found.items()}
+    chosen, choice = run.request.precision, f"{run.request.precision}, as asked."
+    if heldout:
+        translators = {
+            name: Translator(open_bundle(path), run.request.threads) for name, path in found.items()
+        }
+        measure(run, variants, translators, heldout)
+        passed = {name: variants[name] for name in run.request.candidates() if variants[name].passed}
+        if not passed:
+            raise EdgemtError(failure(run, variants))
+        chosen, choice = choose(passed)
+    variants_json = {name: variant.to_json() for name, variant in variants.items()}
+    run.report |= {"variants": variants_json, "chosen": chosen, "choice": choice, "passed": True}
+    return chosen
+
+
+def measure(
+    run: Export, variants: dict[str, Variant], translators: dict[str, Translator], heldout: list[Row]
+) -> None:
+    """Fill in each variant's gate and latency, against FP32 and on the same sentences."""
+    from edgemt.calibration.gate import gate
+
+    for name in run.request.candidates():
+        with run.stage(f"gate: {name} against fp32 on {len(heldout)} held-out sentences"):
+            result = gate(
+                translators["fp32"], translators[name], heldout, max_bleu_drop=run.request.max_bleu_drop
+            )
+            variants[name].gate = result.to_json()
+    timed = tables.interleaved(heldout, SENTENCES)
+    with run.stage(f"clocking {', '.join(variants)} on {len(timed)} sentences"):
+        for name, latency in clock(translators, timed).items():
+            variants[name].latency = latency
+    run.report["latency"] = {"threads": run.request.threads, "sentences": len(timed), "rounds": ROUNDS}
+    run.report["samples"] = samples(translators, heldout)
+
+
+def failure(run: Export, variants: dict[str, Variant]) -> str:
+    """One sentence: which variants failed the gate and why, and the tensors that 8 bits hurt most."""
+    reasons = [f"{v.name}: {'; '.join(v.gate['reasons'])}" for v in variants.values() if v.gate]
+    known = [
+        (entry["sqnr_db"], name)
+        for name, entry in run.report.get("activations", {}).items()
+        if entry["sqnr_db"] is not None
+    ]
+    worst = ", ".join(f"{name} ({ratio:.0f} dB)" for ratio, name in sorted(known)[:5])
+    layers = f"; the layers that 8 bits hurt most take {worst}" if worst else ""
+    return (
+        f"no variant passed the quality gate ({' | '.join(reasons)}){layers}; "
+        "export with --fp16, another --observer or a larger --max-bleu-drop"
+    )
+
+
+def samples(translators: dict[str, Translator], rows: list[Row]) -> list[dict[str, Any]]:
+    """Some held-out sentences with what each variant makes of them."""
+    return [
+        {
+            "direction": f"{row.source_lang}-{row.target_lang}",
+            "source": row.source,
+            "reference": row.target,
+            "outputs": {
+                name: translator.translate_many([row.source], row.source_lang, row.target_lang)[0]
+                for name, translator in translators.items()
+            },
+        }
+        for row in tables.interleaved(rows, SAMPLES)
+    ]
+
+
+def size(directory: Path) -> int:
+    """Bytes of all files of a bundle."""
+    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+
+
+def finish(run: Export, directory: Path, spec: QuantSpec | None) -> None:
+    """Write the report into the bundle, and seal it with the gate's result and the calibration's origin."""
+    bundle, report, checkpoint = open_bundle(directory), run.report, run.checkpoint
+    parameters = sum(int(weight.size) for weight in run.canonical.weights.values())
+    report["created"] = bundle.manifest.provenance["date"]
+    report["source"] = {
+        "checkpoint": checkpoint.name,
+        "sha256": checkpoint.sha256,
+        "form": checkpoint.form,
+        "architecture": checkpoint.architecture,
+        "parameters": parameters,
+        "languages": ", ".join(map("-".join, run.pairs)),
+        "licence": checkpoint.licence,
+        "training": checkpoint.amp or None,
+    }
+    report["machine"] = machine_facts(run.request.threads)
+    report["provenance"] = bundle.manifest.provenance["tools"]
+    provenance = dict(bundle.manifest.provenance)
+    if spec is not None:
+        report["calibration"] = calibration = {
+            "observer": spec.observer,
+            "sentences": spec.sentences,
+            "steps": spec.steps,
+            "tensors": len(spec.activations),
+            "sentences_sha256": spec.sentences_sha256,
+        }
+        provenance["calibration"] = calibration
+    summary = {key: report[key] for key in ("passed", "choice", "parity", "variants")}
+    write_report(directory, report)
+    seal(
+        directory,
+        dataclasses.replace(bundle.manifest, provenance=provenance, gate=without(summary, "critical")),
+    )
+
+
+def without(data: Any, key: str) -> Any:
+    """JSON data without any entry of that name (sentences are for the report, not for the manifest)."""
+    if isinstance(data, dict):
+        return {name: without(value, key) for name, value in data.items() if name != key}
+    return data
