@@ -10,6 +10,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from transformers import MarianMTModel
+
 from edgemt.bundle import open_bundle
 from edgemt.errors import EdgemtError
 from edgemt.export.bundles import write_bundle
@@ -22,7 +24,6 @@ from edgemt.export.targets import target
 from edgemt.runtimes import open_program
 from edgemt.runtimes.protocol import Program, Want
 from edgemt.tokenizer import Tokenizer
-from transformers import MarianMTModel
 
 KINDS = {
     "student": (marian.student, {}),
