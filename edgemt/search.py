@@ -1,0 +1,297 @@
+"""Search for the best translation: greedy, beam, and beam under constraints; one for every runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import NamedTuple
+
+import numpy as np
+
+from edgemt.constraints import Constraint, Free
+from edgemt.errors import EdgemtError
+from edgemt.manifest import Model
+from edgemt.runtimes.protocol import Program, Want
+
+CONSTRAINED_BEAM = 8  # fewer hypotheses cannot hold both the fluent continuation and the terms in progress
+FREE = Free()
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """How to search."""
+
+    beam: int = 1  # hypotheses kept; 1 is greedy search
+    max_length_factor: float = 2.0  # a result has at most factor × the source's tokens + extra tokens,
+    max_length_extra: int = 16  # its end included
+    length_penalty: float = 1.0  # hypotheses compare by logp / length ** length_penalty
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """A translation in target ids, without the end. `finished` is false where the length limit cut it.
+
+    `logp` is its log-probability, end included, and `score` that by length; both are None after the fused
+    greedy loop, which computes no probabilities.
+    """
+
+    tokens: tuple[int, ...]
+    score: float | None
+    logp: float | None
+    finished: bool
+
+
+def search(
+    program: Program,
+    sources: Sequence[Sequence[int]],
+    model: Model,
+    options: SearchOptions,
+    constraints: Sequence[Constraint | None] | None = None,
+) -> list[Hypothesis]:
+    """One translation a source (ids with language prefix and end); all are decoded together.
+
+    A source with a constraint gets at least CONSTRAINED_BEAM hypotheses, and a result that meets it.
+    Raises EdgemtError for ids or lengths that the model does not take, and for a constraint longer than it.
+    """
+    constraints = [None] * len(sources) if constraints is None else constraints
+    found: dict[int, Hypothesis] = {}
+    for bound in (False, True):
+        chosen = [i for i, constraint in enumerate(constraints) if (constraint is not None) == bound]
+        if not chosen:
+            continue
+        rows = [sources[i] for i in chosen]
+        if options.beam == 1 and not bound and program.caps.greedy:
+            results = _greedy(program, rows, model, options)
+        else:
+            beam = max(options.beam, CONSTRAINED_BEAM) if bound else options.beam
+            results = _beam(program, rows, model, options, beam, [constraints[i] or FREE for i in chosen])
+        found |= zip(chosen, results, strict=True)
+    return [found[i] for i in range(len(sources))]
+
+
+def _encode(program: Program, sources: Sequence[Sequence[int]], pad: int):
+    lengths = np.array([len(source) for source in sources], np.int32)
+    ids = np.full((len(sources), lengths.max()), pad, np.int32)
+    for row, source in zip(ids, sources, strict=True):
+        row[: len(source)] = source
+    return program.encode(ids, lengths)
+
+
+def _limit(source: Sequence[int], model: Model, options: SearchOptions, more: int = 0) -> int:
+    """The most tokens to generate, the end included."""
+    asked = int(options.max_length_factor * len(source)) + options.max_length_extra + more
+    return max(1, min(asked, model.max_positions))
+
+
+def _greedy(
+    program: Program, sources: Sequence[Sequence[int]], model: Model, options: SearchOptions
+) -> list[Hypothesis]:
+    limits = [_limit(source, model, options) for source in sources]
+    start = np.full((len(sources), 1), model.start_id, np.int32)
+    stop = np.array([model.eos_id], np.int32)
+    lines = program.greedy(_encode(program, sources, model.pad_id), start, max(limits), stop)
+    return [
+        Hypothesis(tuple(line[:limit].tolist()), None, None, len(line) < limit)
+        for line, limit in zip(lines, limits, strict=True)
+    ]
+
+
+class _Live(NamedTuple):
+    """A hypothesis that goes on. `tail` is its tokens as a linked list, the newest first."""
+
+    logp: float
+    tail: tuple | None
+    progress: Constraint
+    over: bool  # its fluent end has passed: the model wanted to end and the constraint forbade it
+
+
+# A hypothesis with one more token: its logp, the index of its parent, the token, its progress, its `over`.
+# Plain tuples: a beam of eight makes seventy-two of them at every step.
+_Offer = tuple[float, int, int, Constraint, bool]
+BY_LOGP = itemgetter(0)
+
+
+class _Beam:
+    """The hypotheses of one source."""
+
+    def __init__(self, size: int, limit: int, eos: int, penalty: float, constraint: Constraint) -> None:
+        self.size, self.limit, self.eos, self.penalty = size, limit, eos, penalty
+        self.live = [_Live(0.0, None, constraint, False)]
+        self.length = 0  # tokens of each live hypothesis
+        self.ended = 0
+        self.best: Hypothesis | None = None
+
+    def extend(
+        self,
+        ids: list[list[int]],
+        logp: list[list[float]],
+        asked: list[Sequence[int]],
+        scored: list[list[float]],
+    ) -> list[_Offer]:
+        """Take one more token; return the offers that became the live hypotheses (none: the search is over).
+
+        `ids`, `logp`: the model's best for each live one; `asked`, `scored`: the constraint's candidates.
+        """
+        self.length += 1
+        groups = self._offers(ids, logp, asked, scored)
+        for group in groups.values():
+            group.sort(key=BY_LOGP, reverse=True)
+        if ready := groups.pop(0, None):  # the offers whose constraint is met: only they may end
+            for total, parent, token, _, _ in ready[: self.size]:
+                if token == self.eos:
+                    self._end(self._hypothesis(total, self.live[parent].tail, True))
+            if going := [offer for offer in ready if offer[2] != self.eos]:
+                groups[0] = going
+        chosen = self._settle(_allot([groups[missing] for missing in sorted(groups)], self.size))
+        self.live = [
+            _Live(total, (self.live[parent].tail, token), progress, over)
+            for total, parent, token, progress, over in chosen
+        ]
+        if not self._decided():
+            return chosen
+        if self.best is None:
+            top = max((live for live in self.live if not live.progress.missing), key=BY_LOGP)
+            self.best = self._hypothesis(top.logp, top.tail, False)
+        return []
+
+    def _offers(
+        self,
+        ids: list[list[int]],
+        logp: list[list[float]],
+        asked: list[Sequence[int]],
+        scored: list[list[float]],
+    ) -> dict[int, list[_Offer]]:
+        """The hypotheses with one more token, by the tokens that their constraint then still misses.
+
+        What could not meet it within the length limit any more is left out: so the last steps are forced.
+        """
+        groups: dict[int, list[_Offer]] = {}
+        room, eos = self.limit - self.length, self.eos
+        for parent, live in enumerate(self.live):
+            progress, offers = live.progress, zip(ids[parent], logp[parent], strict=True)
+            missing = progress.missing
+            if asked[parent]:
+                offers = (dict(offers) | dict(zip(asked[parent], scored[parent], strict=False))).items()
+            wants_end = missing > 0 and ids[parent][0] == eos
+            for token, gain in offers:
+                if token == eos:
+                    after, left = progress, missing
+                    if missing:
+                        continue
+                else:
+                    after = progress.advance(token)
+                    left = after.missing
+                    if left > room:
+                        continue
+                over = live.over or (wants_end and left >= missing)
+                groups.setdefault(left, []).append((live.logp + gain, parent, token, after, over))
+        return groups
+
+    def _settle(self, chosen: list[_Offer]) -> list[_Offer]:
+        """The offers in an order in which many take their parent's place: those move no cache."""
+        if len(chosen) != len(self.live):
+            return chosen
+        places: list[_Offer | None] = [None] * len(chosen)
+        moved: list[_Offer] = []
+        for offer in chosen:
+            if places[offer[1]] is None:
+                places[offer[1]] = offer
+            else:
+                moved.append(offer)
+        return [moved.pop() if place is None else place for place in places]
+
+    def _decided(self) -> bool:
+        """Whether to stop.
+
+        For certain when no live hypothesis can get better than the best that ended, were its log-probability to
+        stay as it is up to the length limit. Otherwise when as many have ended as the beam holds and the best
+        live one is no better now; one whose fluent end has passed is not waited for.
+        """
+        if self.length == self.limit or not self.live:
+            return True
+        if self.best is None or self.best.score is None:
+            return False
+        top = max((live.logp for live in self.live if not live.over), default=-np.inf)
+        if self.best.score >= top / self.limit**self.penalty:
+            return True
+        return self.ended >= self.size and self.best.score >= top / self.length**self.penalty
+
+    def _end(self, hypothesis: Hypothesis) -> None:
+        self.ended += 1
+        if self.best is None or (self.best.score or 0) < (hypothesis.score or 0):
+            self.best = hypothesis
+
+    def _hypothesis(self, logp: float, tail: tuple | None, finished: bool) -> Hypothesis:
+        tokens = []
+        while tail is not None:
+            tail, token = tail
+            tokens.append(token)
+        return Hypothesis(tuple(reversed(tokens)), logp / self.length**self.penalty, logp, finished)
+
+
+def _allot(groups: list[list[_Offer]], size: int) -> list[_Offer]:
+    """Share the beam among the groups (the nearest to meeting the constraint first), each sorted, best first.
+
+    Dynamic beam allocation (Post and Vilar 2018, https://arxiv.org/abs/1804.06609): equal shares, so that
+    neither fluent hypotheses nor those with terms crowd the others out; what a small group leaves goes to the
+    best of the others.
+    """
+    if len(groups) == 1:
+        return groups[0][:size]
+    share = max(1, size // max(1, len(groups)))
+    chosen = [offer for group in groups for offer in group[:share]][:size]
+    rest = [offer for group in groups for offer in group[share:]]
+    return chosen + sorted(rest, key=BY_LOGP, reverse=True)[: size - len(chosen)]
+
+
+def _beam(
+    program: Program,
+    sources: Sequence[Sequence[int]],
+    model: Model,
+    options: SearchOptions,
+    size: int,
+    constraints: Sequence[Constraint],
+) -> list[Hypothesis]:
+    beams = []
+    for source, constraint in zip(sources, constraints, strict=True):
+        limit = _limit(source, model, options, constraint.missing)
+        if constraint.missing > limit:
+            raise EdgemtError(
+                f"the terms to place need {constraint.missing} tokens, and the model has {limit} positions; "
+                "use fewer terms or split the text"
+            )
+        beams.append(_Beam(size, limit, model.eos_id, options.length_penalty, constraint))
+    rows = np.arange(len(beams), dtype=np.int32)
+    most = max(beam.limit for beam in beams)
+    session = program.open(_encode(program, sources, model.pad_id), rows, most)
+    tokens = [model.start_id] * len(beams)
+    going = beams
+    while going:
+        asked = [live.progress.candidates() for beam in going for live in beam.live]
+        widest = max(map(len, asked))
+        score = None
+        if widest:
+            score = np.array([[[*some, *[0] * (widest - len(some))]] for some in asked], np.int32)
+        # Of size + 1 ids one may be the end: enough are left to fill the beam from a single hypothesis.
+        step = session.step(
+            np.array(tokens, np.int32)[:, None], np.ones(len(tokens), np.int32), Want(size + 1, score)
+        )
+        ids, logp = step.ids[:, 0].tolist(), step.logp[:, 0].tolist()
+        scored = asked if step.scored is None else step.scored[:, 0].tolist()
+        parents: list[int] = []
+        tokens = []
+        first, still = 0, []
+        for beam in going:
+            own = slice(first, first + len(beam.live))
+            chosen = beam.extend(ids[own], logp[own], asked[own], scored[own])
+            parents += [first + offer[1] for offer in chosen]
+            tokens += [offer[2] for offer in chosen]
+            if chosen:
+                still.append(beam)
+            first = own.stop
+        going = still
+        if going:
+            session.reindex(np.array(parents, np.int32))
+    session.close()
+    return [beam.best for beam in beams if beam.best is not None]
