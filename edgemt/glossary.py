@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from edgemt.constraints import TermConstraint
 from edgemt.errors import UsageError
-from edgemt.text import tidy
+from edgemt.text import LATIN, tidy
 from edgemt.tokenizer import Tokenizer
 
 HEADERS = {("source", "target"), ("zh", "en"), ("en", "zh")}
-LATIN = re.compile(r"[0-9A-Za-zÀ-ɏ]")
 OPENING = "([{（【「『“‘\"'-/"  # marks after which a word begins without a space
 ANCHOR = {"zh": "，", "en": "("}  # a mark that is never part of a longer piece
 
@@ -64,7 +62,9 @@ class Wanted:
         self.target_lang, self.tokenizer = target_lang, tokenizer
 
     def constraint(self) -> TermConstraint:
-        return TermConstraint(list(self.terms.values()))
+        """For the search. After a term in Latin letters no piece may come that makes it a longer word."""
+        latin = any(LATIN.match(term[-1]) for term in self.terms)
+        return TermConstraint(list(self.terms.values()), self.tokenizer.inner if latin else ())
 
     def check(self, text: str) -> tuple[str, tuple[str, ...]]:
         """The output with every term exactly as the user wrote it, and the terms that it lacks."""

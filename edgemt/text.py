@@ -15,6 +15,7 @@ from sentencex import segment  # pyright: ignore[reportAttributeAccessIssue]
 # Scripts that tell languages apart. Ideographs: the unified blocks, 〇, and the supplementary planes 2 and 3.
 IDEOGRAPHS = "㐀-䶿一-鿿豈-﫿〇\U00020000-\U0003ffff"
 HAN = re.compile(f"[{IDEOGRAPHS}]")
+LATIN = re.compile(r"[0-9A-Za-zÀ-ɏ]")
 SURROGATES = re.compile("[\ud800-\udfff]")  # half characters: they cannot be written as UTF-8
 # From this share of the letters on, a text with ideographs is Chinese (of 200,000 training pairs, no English
 # side reaches it and two Chinese sides stay below). Up to the second share, English function words say that

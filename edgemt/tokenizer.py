@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
 
 import sentencepiece
 
 from edgemt.bundle import Bundle
-from edgemt.text import well_formed
+from edgemt.text import LATIN, well_formed
 
 MARIAN_FILES = {"source": "source.spm", "target": "target.spm", "vocab": "vocab.json"}
 UNKNOWN = "<unk>"
@@ -40,6 +41,11 @@ class Tokenizer:
     @classmethod
     def of(cls, bundle: Bundle) -> Tokenizer:
         return cls(bundle.directory, bundle.manifest.tokenizer)
+
+    @cached_property
+    def inner(self) -> frozenset[int]:
+        """Ids of the pieces that go on with a word in Latin letters, or a number."""
+        return frozenset(i for piece, i in self.ids.items() if LATIN.match(piece))
 
     def encode(self, text: str) -> list[int]:
         """Ids of a source text. What the vocabulary lacks becomes bytes where it has them, else unknown."""

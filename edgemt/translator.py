@@ -22,17 +22,19 @@ if TYPE_CHECKING:
     from edgemt.glossary import Glossary
 
 FAMILIES = {"seq2seq": "edgemt.seq2seq"}  # module with source_limit() and generate()
-CONSTRAINED_BEAM = 8  # terms compete for places in the beam: fewer give poor sentences
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A part of the text and what became of it. `score` is None for what was copied, not translated."""
+    """A part of the text and what became of it."""
 
     source: str
     target: str
     direction: str  # "zh-en"
-    score: float | None = None  # log-probability of the target, divided by its length
+    score: float | None = (
+        None  # mean log-probability of a target token; None: copied, or greedy and not known
+    )
+    translated: bool = False
     source_tokens: int = 0
     target_tokens: int = 0
     ms: float = 0.0
@@ -93,7 +95,7 @@ class Translator:
     ) -> Iterator[Segment]:
         """The text in segments, each as soon as it is translated; their targets in a row are the translation.
 
-        White space and line breaks are segments of their own; their tokens are 0 and their score is None.
+        White space and line breaks are segments of their own; `translated` is false, and their tokens are 0.
         """
         text = texts.well_formed(text)
         source_lang, target_lang = self.direction(text, source_lang, target_lang)
@@ -159,9 +161,8 @@ class Translator:
         started = time.perf_counter()
         direction = f"{source_lang}-{target_lang}"
         source = self.tokenizer.encode(sentence)
-        beam = self.options.beam if beam is None else beam
         wanted = glossary.wanted(sentence, target_lang, self.tokenizer) if glossary else None
-        options = dataclasses.replace(self.options, beam=max(beam, CONSTRAINED_BEAM) if wanted else beam)
+        options = self.options if beam is None else dataclasses.replace(self.options, beam=beam)
         constraint = wanted.constraint() if wanted else None
         model = self.bundle.manifest.model
         found = self.family.generate(self.program, model, direction, [source], options, [constraint])[0]
@@ -174,6 +175,7 @@ class Translator:
             target=target,
             direction=direction,
             score=found.score,
+            translated=True,
             source_tokens=len(source),
             target_tokens=len(found.tokens),
             ms=(time.perf_counter() - started) * 1000,

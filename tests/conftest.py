@@ -85,13 +85,13 @@ def edgemt() -> Cli:
     """Runs `edgemt ARGUMENTS…` in a process of its own; `stdin` gives bytes to it."""
 
     def run(
-        *arguments: str | Path, stdin: bytes = b"", **options: object
+        *arguments: str | Path, stdin: bytes = b"", cwd: Path | None = None
     ) -> subprocess.CompletedProcess[bytes]:
         command = [sys.executable, "-m", "edgemt.cli", *map(str, arguments)]
         environment = {**os.environ, "PYTHONWARNINGS": "error"}
         return subprocess.run(
-            command, input=stdin, capture_output=True, env=environment, timeout=120, **options
-        )  # type: ignore[call-overload]
+            command, input=stdin, capture_output=True, env=environment, cwd=cwd, timeout=120
+        )
 
     return run
 
