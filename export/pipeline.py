@@ -157,7 +157,7 @@ def export(request: Request) -> dict[str, Any]:
         for precision in request.candidates():
             with stage(f"lowering to {precision}"):
                 found[precision] = run.write(precision, spec if precision == "int8-static" else None)
-        chosen = judge(run, found, heldout if request.candidates() else [])
+        chosen = select(run, found, heldout if request.candidates() else [], spec)
         finish(run, found[chosen], spec)
         publish(found[chosen], request.output)
     return report
@@ -202,74 +202,59 @@ def calibrate(run: Export, fp32: Path, rows: list[Row]) -> QuantSpec:
     return spec
 
 
-def judge(run: Export, found: dict[str, Path], heldout: list[Row]) -> str:
+def select(run: Export, found: dict[str, Path], heldout: list[Row], spec: QuantSpec | None) -> str:
     """Gate and clock every variant; the name of the one to ship. Raises EdgemtError if none passes."""
     variants = {name: Variant(name, size(path)) for name, path in found.items()}
     chosen, choice = run.request.precision, f"{run.request.precision}, as asked."
     if heldout:
-        translators = {
-            name: Translator(open_bundle(path), run.request.threads) for name, path in found.items()
-        }
-        measure(run, variants, translators, heldout)
+        measure(run, variants, found, heldout)
         passed = {name: variants[name] for name in run.request.candidates() if variants[name].passed}
         if not passed:
-            raise EdgemtError(failure(run, variants))
+            raise EdgemtError(failure(variants, spec))
         chosen, choice = choose(passed)
     variants_json = {name: variant.to_json() for name, variant in variants.items()}
     run.report |= {"variants": variants_json, "chosen": chosen, "choice": choice, "passed": True}
     return chosen
 
 
-def measure(
-    run: Export, variants: dict[str, Variant], translators: dict[str, Translator], heldout: list[Row]
-) -> None:
+def measure(run: Export, variants: dict[str, Variant], found: dict[str, Path], heldout: list[Row]) -> None:
     """Fill in each variant's gate and latency, against FP32 and on the same sentences."""
-    from edgemt.calibration.gate import gate
+    from edgemt.calibration.gate import decode, judge
 
-    for name in run.request.candidates():
-        with run.stage(f"gate: {name} against fp32 on {len(heldout)} held-out sentences"):
-            result = gate(
-                translators["fp32"], translators[name], heldout, max_bleu_drop=run.request.max_bleu_drop
-            )
+    translators = {name: Translator(open_bundle(path), run.request.threads) for name, path in found.items()}
+    with run.stage(f"translating {len(heldout)} held-out sentences with {', '.join(found)}"):
+        outputs = {name: decode(translator, heldout) for name, translator in translators.items()}
+    with run.stage("the quality gate"):
+        for name in run.request.candidates():
+            result = judge(heldout, outputs["fp32"], outputs[name], max_bleu_drop=run.request.max_bleu_drop)
             variants[name].gate = result.to_json()
     timed = tables.interleaved(heldout, SENTENCES)
-    with run.stage(f"clocking {', '.join(variants)} on {len(timed)} sentences"):
+    with run.stage(f"clocking {', '.join(found)} on {len(timed)} sentences"):
         for name, latency in clock(translators, timed).items():
             variants[name].latency = latency
     run.report["latency"] = {"threads": run.request.threads, "sentences": len(timed), "rounds": ROUNDS}
-    run.report["samples"] = samples(translators, heldout)
-
-
-def failure(run: Export, variants: dict[str, Variant]) -> str:
-    """One sentence: which variants failed the gate and why, and the tensors that 8 bits hurt most."""
-    reasons = [f"{v.name}: {'; '.join(v.gate['reasons'])}" for v in variants.values() if v.gate]
-    known = [
-        (entry["sqnr_db"], name)
-        for name, entry in run.report.get("activations", {}).items()
-        if entry["sqnr_db"] is not None
-    ]
-    worst = ", ".join(f"{name} ({ratio:.0f} dB)" for ratio, name in sorted(known)[:5])
-    layers = f"; the layers that 8 bits hurt most take {worst}" if worst else ""
-    return (
-        f"no variant passed the quality gate ({' | '.join(reasons)}){layers}; "
-        "export with --fp16, another --observer or a larger --max-bleu-drop"
-    )
-
-
-def samples(translators: dict[str, Translator], rows: list[Row]) -> list[dict[str, Any]]:
-    """Some held-out sentences with what each variant makes of them."""
-    return [
+    run.report["samples"] = [
         {
             "direction": f"{row.source_lang}-{row.target_lang}",
             "source": row.source,
             "reference": row.target,
-            "outputs": {
-                name: translator.translate_many([row.source], row.source_lang, row.target_lang)[0]
-                for name, translator in translators.items()
-            },
+            "outputs": {name: outputs[name][heldout.index(row)].text for name in found},
         }
-        for row in tables.interleaved(rows, SAMPLES)
+        for row in timed[:SAMPLES]
     ]
+
+
+def failure(variants: dict[str, Variant], spec: QuantSpec | None) -> str:
+    """One sentence: which variants failed the gate and why, and the tensors that 8 bits hurt most."""
+    from edgemt.calibration.sensitivity import worst_layers
+
+    reasons = [f"{v.name}: {'; '.join(v.gate['reasons'])}" for v in variants.values() if v.gate]
+    worst = [f"{layer.tensor} ({layer.sqnr_db:.0f} dB)" for layer in worst_layers(spec)] if spec else []
+    layers = f"; 8 bits hurt most the layers that take {', '.join(worst)}" if worst else ""
+    return (
+        f"no variant passed the quality gate ({' | '.join(reasons)}){layers}; "
+        "export with --fp16, another --observer or a larger --max-bleu-drop"
+    )
 
 
 def size(directory: Path) -> int:
