@@ -13,6 +13,16 @@ import sentencepiece
 import torch
 from transformers import MarianConfig, MarianMTModel
 
+from edgemt.bundle import open_bundle
+from edgemt.export.bundles import write_bundle
+from edgemt.export.checkpoints import read_checkpoint
+from edgemt.export.graphs import build
+from edgemt.export.graphs.graphset import Canonical
+from edgemt.export.languages import languages
+from edgemt.export.targets import Ranges, target
+from edgemt.runtimes import open_program
+from edgemt.runtimes.protocol import Program
+
 CORPUS = Path(__file__).parents[2] / "examples" / "medical-zh-en" / "data" / "clinical.tsv.gz"
 LANGUAGE_TOKENS = (">>zh<<", ">>en<<")
 
@@ -110,3 +120,34 @@ def write_rows(directory: Path, count: int = 24) -> None:
         lines += [f"zh\ten\t{zh}\t{en}", f"en\tzh\t{en}\t{zh}"]
     (directory / "calibration.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     (directory / "heldout.tsv").write_text("\n".join(lines[:17]) + "\n", encoding="utf-8")
+
+
+def canonical(checkpoint: Path) -> Canonical:
+    read = read_checkpoint(checkpoint)
+    return build(read, languages(read)[1])
+
+
+def bundle(checkpoint: Path, directory: Path, precision: str = "fp32", ranges: Ranges | None = None) -> Path:
+    """A bundle of the checkpoint, without the pipeline around it."""
+    read = read_checkpoint(checkpoint)
+    pairs, prefixes = languages(read)
+    graphs = build(read, prefixes)
+    lowered = target("onnxruntime").lower(graphs, precision, ranges)
+    directory.mkdir()
+    write_bundle(
+        directory,
+        read,
+        graphs,
+        lowered.graphs,
+        name="tiny",
+        target="onnxruntime",
+        precision=precision,
+        layers=lowered.layers,
+        languages=pairs,
+    )
+    return directory
+
+
+def program(directory: Path) -> Program:
+    opened = open_bundle(directory)
+    return open_program(opened.directory, opened.manifest)

@@ -13,11 +13,12 @@ import marian
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+
 from edgemt.errors import EdgemtError, UsageError
 from edgemt.export.checkpoints import read_checkpoint
 from edgemt.export.graphs import build
 from edgemt.export.languages import languages
-from safetensors.torch import load_file, save_file
 
 
 @pytest.fixture(scope="module")

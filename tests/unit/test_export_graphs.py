@@ -14,15 +14,8 @@ from transformers import MarianMTModel
 
 from edgemt.bundle import open_bundle
 from edgemt.errors import EdgemtError
-from edgemt.export.bundles import write_bundle
-from edgemt.export.checkpoints import read_checkpoint
-from edgemt.export.graphs import build
-from edgemt.export.graphs.graphset import Canonical
-from edgemt.export.languages import languages
 from edgemt.export.parity import check_parity
-from edgemt.export.targets import target
-from edgemt.runtimes import open_program
-from edgemt.runtimes.protocol import Program, Want
+from edgemt.runtimes.protocol import Want
 from edgemt.tokenizer import Tokenizer
 
 KINDS = {
@@ -34,43 +27,12 @@ KINDS = {
 }
 
 
-def canonical(checkpoint: Path) -> Canonical:
-    read = read_checkpoint(checkpoint)
-    return build(read, languages(read)[1])
-
-
-def bundle(checkpoint: Path, directory: Path, precision: str = "fp32", ranges: dict | None = None) -> Path:
-    """A bundle of the checkpoint, without the pipeline around it."""
-    read = read_checkpoint(checkpoint)
-    pairs, prefixes = languages(read)
-    graphs = build(read, prefixes)
-    lowered = target("onnxruntime").lower(graphs, precision, ranges)
-    directory.mkdir()
-    write_bundle(
-        directory,
-        read,
-        graphs,
-        lowered.graphs,
-        name="tiny",
-        target="onnxruntime",
-        precision=precision,
-        layers=lowered.layers,
-        languages=pairs,
-    )
-    return directory
-
-
-def program(directory: Path) -> Program:
-    opened = open_bundle(directory)
-    return open_program(opened.directory, opened.manifest)
-
-
 @pytest.fixture(scope="module", params=KINDS)
 def kind(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A checkpoint and its FP32 bundle."""
     make, changes = KINDS[request.param]
     checkpoint = make(tmp_path_factory.mktemp(request.param) / "checkpoint", **changes)
-    return checkpoint, bundle(checkpoint, checkpoint.parent / "bundle")
+    return checkpoint, marian.bundle(checkpoint, checkpoint.parent / "bundle")
 
 
 def test_decodes_as_torch_does(kind: tuple[Path, Path]) -> None:
@@ -78,7 +40,7 @@ def test_decodes_as_torch_does(kind: tuple[Path, Path]) -> None:
     opened = open_bundle(directory)
     model, tokenizer = opened.manifest.model, Tokenizer.of(opened)
     sources = [[*tokenizer.encode(zh), model.eos_id] for zh, _ in marian.sentences()[:10]]
-    parity = check_parity(checkpoint, program(directory), model, sources, steps=20)
+    parity = check_parity(checkpoint, marian.program(directory), model, sources, steps=20)
     assert parity.passed and parity.tokens >= 100
     assert parity.max_abs_error < 1e-4 * parity.logit_std
 
@@ -100,7 +62,7 @@ def test_any_cut_of_the_target_gives_the_same_logits(kind: tuple[Path, Path], wi
             decoder_input_ids=torch.from_numpy(target_ids).long(),
             output_attentions=True,
         )
-    ran = program(directory)
+    ran = marian.program(directory)
     session = ran.open(ran.encode(source, lengths), np.arange(3, dtype=np.int32), 6)
     ends = np.cumsum(widths)
     steps = [
@@ -119,7 +81,7 @@ def test_any_cut_of_the_target_gives_the_same_logits(kind: tuple[Path, Path], wi
 
 
 def test_graphs_are_plain_and_named_by_module(tmp_path: Path) -> None:
-    graphs = canonical(marian.student(tmp_path / "checkpoint", decoder_layers=2))
+    graphs = marian.canonical(marian.student(tmp_path / "checkpoint", decoder_layers=2))
     plain = "Add Concat Gather LayerNormalization MatMul Mul ReduceMean Relu Reshape Softmax Split Transpose"
     for model in graphs.graphs.values():
         assert {node.op_type for node in model.graph.node} <= set(plain.split())
@@ -134,17 +96,17 @@ def test_graphs_are_plain_and_named_by_module(tmp_path: Path) -> None:
 
 
 def test_tied_embedding_is_stored_once(tmp_path: Path) -> None:
-    graphs = canonical(marian.student(tmp_path / "checkpoint"))
+    graphs = marian.canonical(marian.student(tmp_path / "checkpoint"))
     tables = [name for name, array in graphs.weights.items() if array.shape == (703, 32)]
     assert tables == ["shared.weight"]
 
 
 def test_wrong_graphs_are_found_out(tmp_path: Path) -> None:
     checkpoint = marian.student(tmp_path / "checkpoint")
-    directory = bundle(marian.student(tmp_path / "other", init_std=0.2), tmp_path / "bundle")
+    directory = marian.bundle(marian.student(tmp_path / "other", init_std=0.2), tmp_path / "bundle")
     model = open_bundle(directory).manifest.model
     with pytest.raises(EdgemtError, match="do not compute what torch computes"):
-        check_parity(checkpoint, program(directory), model, [[4, 50, 60, 0], [3, 70, 0]], steps=4)
+        check_parity(checkpoint, marian.program(directory), model, [[4, 50, 60, 0], [3, 70, 0]], steps=4)
 
 
 @pytest.mark.parametrize("changes", [{"normalize_before": True}, {"activation_function": "tanh"}])
@@ -153,4 +115,4 @@ def test_what_marian_is_not_is_refused(tmp_path: Path, changes: dict) -> None:
     config = json.loads((checkpoint / "config.json").read_text())
     (checkpoint / "config.json").write_text(json.dumps(config | changes))
     with pytest.raises(EdgemtError, match="Marian"):
-        canonical(checkpoint)
+        marian.canonical(checkpoint)
