@@ -9,15 +9,16 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import shutil
-import tempfile
 import weakref
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from edgemt.errors import EdgemtError, UsageError
 from edgemt.manifest import Manifest, digest
+
+if TYPE_CHECKING:
+    import zipfile
 
 MANIFEST = "manifest.json"
 DEFAULT = Path(__file__).parent / "bundles" / "medical-zh-en"
@@ -56,6 +57,8 @@ def seal(directory: Path, manifest: Manifest) -> Manifest:
 
 def pack(directory: Path, path: Path) -> None:
     """Write the sealed bundle in `directory` as the zip file `path`; equal bundles give equal bytes."""
+    import zipfile
+
     manifest = read_manifest(directory / MANIFEST)
     partial = path.with_name(f".{path.name}.partial")
     try:
@@ -112,6 +115,10 @@ def open_directory(path: Path) -> Bundle:
 
 def open_archive(path: Path) -> Bundle:
     """Unpack what the manifest lists into a private folder, which is removed with the Bundle or at exit."""
+    import tempfile
+    import zipfile
+    import zlib
+
     directory = Path(tempfile.mkdtemp(prefix="edgemt-"))  # readable by this user only
     try:
         with zipfile.ZipFile(path) as archive:

@@ -12,9 +12,6 @@ from dataclasses import dataclass
 
 from sentencex import segment  # pyright: ignore[reportAttributeAccessIssue]
 
-# Scripts that tell languages apart. Ideographs: the unified blocks, 〇, and the supplementary planes 2 and 3.
-IDEOGRAPHS = "㐀-䶿一-鿿豈-﫿〇\U00020000-\U0003ffff"
-HAN = re.compile(f"[{IDEOGRAPHS}]")
 LATIN = re.compile(r"[0-9A-Za-zÀ-ɏ]")
 SURROGATES = re.compile("[\ud800-\udfff]")  # half characters: they cannot be written as UTF-8
 # From this share of the letters on, a text with ideographs is Chinese (of 200,000 training pairs, no English
@@ -25,9 +22,8 @@ ENGLISH_WORDS = re.compile(r"\b(the|is|are|was|has|have|had|of|and|to|in|with|fo
 
 LINE = re.compile(r"[^\r\n]*(?:\r\n|\n|\r)|[^\r\n]+")
 CELL = re.compile(r"\t+|[^\t]+")
-BLOCK = (
-    4096  # characters given to sentencex at once: its time grows with the square of the number of sentences
-)
+# Characters given to sentencex at once: its time grows with the square of the number of sentences.
+BLOCK = 4096
 SENTENCE_END = re.compile(r"[。！？!?]+[”’」』）)\"']*|[.…]+\s")
 LIST_NUMBER = re.compile(r"(?:^|[：；:;.])\s*[（(]?\d{1,2}[.)）]\s*$")
 LATIN_STOP = re.compile(r"[A-Za-z0-9]\.\s*$")
@@ -38,11 +34,10 @@ CONTINUED = re.compile(r"[a-z0-9]")
 CLAUSE_ENDS = (re.compile(r"[；;]\s*"), re.compile(r"[，：]|[,:]\s+|——"), re.compile(r"、|\s+"))
 
 # What does not belong into a finished text: Chinese has no spaces between ideographs and uses wide marks.
-WIDE_MARKS = "，。；：？！、（）“”《》…"
-CHINESE = f"[{IDEOGRAPHS}{WIDE_MARKS}]"
-SPACE_IN_CHINESE = re.compile(rf"(?<={CHINESE}) +(?={CHINESE})")
-NARROW_MARK = re.compile(rf"(?<=[{IDEOGRAPHS}）”》]) *([,;:?!]|\.(?![\w.])) *")
-NARROW_BRACKETS = re.compile(rf" *\(([^()]*[{IDEOGRAPHS}][^()]*)\) *")
+WIDE = r"[^\0-\u2e7f]"  # ideographs, and the marks that go with them
+SPACE_IN_CHINESE = re.compile(rf"(?<={WIDE}|[“”…]) +(?={WIDE}|[“”…])")
+NARROW_MARK = re.compile(rf"(?<={WIDE}|”) *([,;:?!]|\.(?![\w.])) *")
+NARROW_BRACKETS = re.compile(rf" *\(([^()]*{WIDE}[^()]*)\) *")
 WIDEN = str.maketrans(",;:?!.", "，；：？！。")
 WIDE_MARK = re.compile(r" *([，；：？！。、]) *")
 NARROW = str.maketrans("，；：？！。、", ",;:?!.,")
@@ -66,10 +61,17 @@ def language_of(text: str) -> str | None:
     letters = sum(map(str.isalpha, text))
     if not letters:
         return None
-    share = len(HAN.findall(text)) / letters
+    share = sum(map(is_ideograph, text)) / letters
     if share < HAN_SHARE or (share < HAN_SURE and ENGLISH_WORDS.search(text)):
         return "en"
     return "zh"
+
+
+def is_ideograph(char: str) -> bool:
+    """Whether it is in the unified blocks, the compatibility block or the supplementary planes."""
+    return (
+        "\u3400" <= char <= "\u9fff" or "\uf900" <= char <= "\ufaff" or "\U00020000" <= char <= "\U0003ffff"
+    )
 
 
 def has_letters(text: str) -> bool:
@@ -79,9 +81,9 @@ def has_letters(text: str) -> bool:
 def has_letters_of(text: str, language: str) -> bool:
     """Whether the text has a letter that `language` is written in (Chinese and English are told apart)."""
     if language == "zh":
-        return HAN.search(text) is not None
+        return any(map(is_ideograph, text))
     if language == "en":
-        return has_letters(HAN.sub("", text))
+        return any(char.isalpha() and not is_ideograph(char) for char in text)
     return has_letters(text)
 
 
@@ -144,7 +146,7 @@ def goes_on(before: str, after: str, language: str) -> bool:
     if LIST_NUMBER.search(before):  # "2. Wash hands."
         return True
     if language == "zh" and LATIN_STOP.search(before):  # "GOV.UK", "Dr. Smith", "Dr. 王" in a Chinese text
-        return TITLE.search(before) is not None or not HAN.match(after)
+        return TITLE.search(before) is not None or not is_ideograph(after[0])
     return bool(ABBREVIATION.search(before) and CONTINUED.match(after))  # "tel. 0571", "Hx. of"
 
 

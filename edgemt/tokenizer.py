@@ -36,7 +36,7 @@ class Tokenizer:
         self.ids: dict[str, int] = json.loads((directory / files["vocab"]).read_bytes())
         self.pieces: dict[int, str] = {index: piece for piece, index in self.ids.items()}
         self.unknown = self.ids[UNKNOWN]
-        self.control = frozenset(i for piece, i in self.ids.items() if CONTROL.fullmatch(piece))
+        self.control = frozenset(i for p, i in self.ids.items() if p[:1] in "<>" and CONTROL.fullmatch(p))
 
     @classmethod
     def of(cls, bundle: Bundle) -> Tokenizer:
