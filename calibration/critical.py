@@ -105,7 +105,8 @@ POSSIBLE_NEGATION_EN = (
     r"|fail\w*|lack\w*|absen\w+|free|negative\w*|prohibit\w*|forb\w+|ban|banned|prevent\w*|rather|instead|hardly"
     r"|barely|rarely|seldom|scarcely|few|little|except|unless|until|keep|quit|cease\w*|withh\w+|too|contraindicated"
     r"|exclud\w+|ruled? out|refrain\w*|ignor\w+|lost|nil|less|skip\w*|gone|differ\w+|doubt\w*|up to|at most"
-    r"|at least|maximum|minimum|within|before|only|stay|illegal|dis(?:a|c|l|r)\w+|im(?:poss|mob|proper|matur|perf)\w+"
+    r"|at least|maximum|minimum|within|before|only|stay|illegal|dis(?:a|c|l|r)\w+"
+    r"|im(?:poss|mob|proper|matur|perf)\w+"
     r"|in(?:ab|act|adequa|appr|cap|compl|consist|corr|depend|effect|frequ|oper|soluble|suffic|toler|valid)\w+"
     r"|ir(?:reg|rel|rev)\w+)\b"
 )
@@ -138,7 +139,7 @@ class Error:
     """One kind of fact that a candidate got wrong. `fact` lists the values."""
 
     kind: str
-    change: str  # "lost" | "added"
+    change: str  # "lost" | "added" | "changed": one lost and another added
     fact: str
 
 
@@ -210,17 +211,19 @@ def laterality(text: str, language: str) -> tuple[set[str], set[str]]:
 
 
 def new_errors(source: Facts, reference: Facts, candidate: Facts) -> list[Error]:
-    """What `candidate` got wrong and `reference` had right: at most one entry a kind and change.
+    """What `candidate` got wrong and `reference` had right: at most one entry a kind.
 
     Swap the two translations to get what the candidate repaired.
     """
     lost = (source.stated & reference.stated) - candidate.possible
     added = candidate.stated - source.possible - reference.possible
     already = {kind for kind, _ in reference.stated - source.possible}
-    changes = {"lost": lost, "added": {fact for fact in added if fact[0] not in already}}
-    return [
-        Error(kind, change, ", ".join(sorted(values)))
-        for kind in KINDS
-        for change, found in changes.items()
-        if (values := [value for k, value in found if k == kind])
-    ]
+    errors = []
+    for kind in KINDS:
+        gone = ", ".join(sorted(value for k, value in lost if k == kind))
+        come = ", ".join(sorted(value for k, value in added if k == kind and kind not in already))
+        if gone and come:
+            errors.append(Error(kind, "changed", f"{gone} to {come}"))
+        elif gone or come:
+            errors.append(Error(kind, "lost" if gone else "added", gone or come))
+    return errors

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
 
 Value = str | int | float | Decimal
@@ -61,7 +61,7 @@ EN_OTHER |= {f"{word[:-1]}ies": value for word, value in EN_WORD.items() if valu
 EN_OTHER |= {"half": 0.5, "twice": 2, "thrice": 3, "dozen": 12}
 EN_SPELLED = r"\b(?:{0})\b(?:(?:-| and | )(?:{0})\b)*".format("|".join([*EN_WORD, *EN_SCALE]))
 MONTHS = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec"
-EN_MONTH = MONTHS.split()
+EN_MONTH: Sequence[str] = MONTHS.split()
 EN_COUNTED = (
     "(?:tablet|pill|capsule|drop|dose|hour|day|week|month|year|minute|time|second|mg|ml|liter|litre|gram|kilo|cup"
     "|bottle|spoon|bag|box|pack|shot|unit|percent|third|in )"

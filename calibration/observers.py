@@ -71,11 +71,11 @@ class Histogram:
         Values are taken as uniform within a bin. Exact for that density: with u = x / scale and k the nearest
         level within the range, the integral of (u - k)² from 0 to u is k/12 + (u - k)³/3, clipped or not.
         """
-        used = np.flatnonzero(self.counts)
-        if self.exponent is None or used.size == 0:
+        used = self.counts > 0
+        if self.exponent is None or not used.any():
             return 0.0
         scale, zero = affine(low, high, bits)
-        first, last = used[0], used[-1] + 1
+        first, last = used.argmax(), used.size - used[::-1].argmax()
         edges = np.arange(first - BINS, last - BINS + 1) * (self.width / scale)
         nearest = np.clip(np.rint(edges), -zero, 2**bits - 1 - zero)
         away = edges - nearest
