@@ -82,7 +82,7 @@ class TermConstraint:
 
 
 class _Automaton:
-    """The spellings of all terms. A node is a beginning of some (0: the empty one); terms are bits of a mask."""
+    """The spellings of all terms. A node is a beginning of some (0: the empty one); bits stand for terms."""
 
     def __init__(self, alternatives: Sequence[Sequence[Sequence[int]]], joins: frozenset[int]) -> None:
         if not all(term and all(term) for term in alternatives):

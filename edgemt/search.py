@@ -204,9 +204,9 @@ class _Beam:
     def _decided(self) -> bool:
         """Whether to stop.
 
-        For certain when no live hypothesis can get better than the best that ended, were its log-probability to
-        stay as it is up to the length limit. Otherwise when as many have ended as the beam holds and the best
-        live one is no better now; one whose fluent end has passed is not waited for.
+        For certain when no live hypothesis can get better than the best that ended, were its log-probability
+        to stay as it is up to the length limit. Otherwise when as many have ended as the beam holds and the
+        best live one is no better now; one whose fluent end has passed is not waited for.
         """
         if self.length == self.limit or not self.live:
             return True
@@ -262,9 +262,9 @@ def _beam(
                 "use fewer terms or split the text"
             )
         beams.append(_Beam(size, limit, model.eos_id, options.length_penalty, constraint))
-    rows = np.arange(len(beams), dtype=np.int32)
     most = max(beam.limit for beam in beams)
-    session = program.open(_encode(program, sources, model.pad_id), rows, most)
+    source = _encode(program, sources, model.pad_id)
+    session = program.open(source, np.arange(len(beams), dtype=np.int32), most)
     tokens = [model.start_id] * len(beams)
     going = beams
     while going:

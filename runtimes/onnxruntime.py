@@ -117,6 +117,11 @@ class OrtProgram:
         """See the protocol. Each row yields at most `max_new` tokens, its stop token counted."""
         rows, width = forced.shape
         session = self.open(source, np.arange(rows, dtype=np.int32), width + max_new - 1)
+        if width > self.caps.max_width:
+            for column in range(width - 1):
+                session.feed(forced[:, column : column + 1])
+                session.run(None, 1, scores=False)
+            forced = forced[:, -1:]
         session.feed(forced)
         stops, nowhere = frozenset(stop.tolist()), []
         lines: list[list[int]] = [[] for _ in range(rows)]

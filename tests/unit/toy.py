@@ -53,7 +53,11 @@ class Toy:
             name: (random.standard_normal(shape) / np.sqrt(shape[-1])).astype(np.float32)
             for name, shape in shapes.items()
         }
-        self.weights["head"] = np.ascontiguousarray(self.weights["embed"].T * self.peaked).astype(np.float32)
+        for name in ("embed", "positions"):
+            self.weights[name] *= np.float32(np.sqrt(d))
+        # Not the embedding's transpose: random tied weights only ever repeat the last word.
+        head = random.standard_normal((d, self.vocab)) * self.peaked / np.sqrt(d)
+        self.weights["head"] = head.astype(np.float32)
         bias = (random.standard_normal(self.vocab) * 0.5).astype(np.float32)
         bias[EOS] += self.eos_bonus
         self.weights["head_bias"] = bias
