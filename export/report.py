@@ -30,7 +30,7 @@ key is absent is left out of the page. Sizes are in bytes, times in the unit the
     machine     {label: value}  processor, cores, memory, system
     provenance  {label: value}  versions, hashes
 
-Values of the free tables may be str, int, float, bool or None; nested values are shown as JSON.
+Values of the free tables may be str, int, float, bool or None; nested values are folded away as JSON.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def sensitivity_svg(activations: Mapping[str, Mapping[str, Any]]) -> str:
         axes.plot(values, rows, "o", color="#0a7d8c", markersize=4)
         for row, name, value in zip(rows, names, values, strict=True):
             axes.text(left, row - 0.28, name, va="bottom", ha="left")
-            axes.text(value, row + 0.1, f"  {value:.1f}", va="center", ha="left")
+            axes.annotate(f"{value:.1f}", (value, row), (6, 0), textcoords="offset points", va="center")
         axes.set(xlabel="dB (higher is better)", yticks=[], ylim=(len(ranked) - 0.3, -1))
         axes.set_xlim(left, max(values) * 1.15 + 1)
         axes.spines[["top", "right", "left"]].set_visible(False)
@@ -164,4 +164,4 @@ def plain(value: Any) -> str:
         return f"{value:,}"
     if isinstance(value, float):
         return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=1)
