@@ -93,7 +93,7 @@ def model(request, tmp_path_factory):
 
 
 @settings(max_examples=60, deadline=None)
-@given(alternatives=terms, beam=st.integers(1, 4), extra=st.integers(1, 8))
+@given(alternatives=terms, beam=st.integers(1, 4), extra=st.integers(0, 8))
 def test_every_term_is_in_the_output(model, alternatives, beam, extra):
     toy, program = model
     options = SearchOptions(beam, max_length_factor=0, max_length_extra=extra)

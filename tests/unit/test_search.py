@@ -62,6 +62,15 @@ def test_a_batch_of_beams_equals_the_naive_beam(tmp_path, decoder, size, bonus):
             assert (greedy.tokens, greedy.finished) == (expected.tokens, expected.finished)
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_narrow_beams_with_early_ends_equal_the_naive_beam(tmp_path, seed):
+    toy = Toy(vocab=9, eos_bonus=2.0, seed=seed)
+    options = SearchOptions(beam=2, max_length_factor=0, max_length_extra=6)
+    found = search(program_of(toy, tmp_path), [[4, 5, EOS], [8, EOS]], toy.model(), options)
+    for source, hypothesis in zip(([4, 5, EOS], [8, EOS]), found, strict=True):
+        same(hypothesis, naive_beam(toy, source, 2, 6, 1.0))
+
+
 def test_greedy_in_a_batch_keeps_each_row_s_own_limit(tmp_path):
     toy = Toy(eos_bonus=-9.0)
     options = SearchOptions(max_length_factor=1.0, max_length_extra=2)
