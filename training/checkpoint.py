@@ -22,6 +22,7 @@ def write_checkpoint(
     temporary.mkdir(parents=True)
     was = model.dtype
     model.to(torch.float32).save_pretrained(temporary)
+    (temporary / "model.safetensors").chmod(0o644)  # safetensors writes it for its owner alone
     model.to(was)
     copy_tokenizer(vocabulary.directory, temporary)
     (temporary / "edgemt.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import time
 from pathlib import Path
@@ -145,7 +146,7 @@ class Run:
     def loop(self) -> None:
         every = self.config.every
         saved = evaluated = time.monotonic()
-        begun, losses, tokens = time.monotonic(), 0.0, 0
+        begun, losses, tokens = time.monotonic(), 0.0, 0  # since the last log line
         batches = self.data.batches(self.epoch, self.position)
         while self.step < self.last_step and not self.stopping:
             batch = next(batches, None)
@@ -162,14 +163,15 @@ class Run:
             self.average.update(self.step)
             self.position += 1
             self.tokens += batch.target_tokens
-            losses += float(summed.detach())
-            tokens += batch.target_tokens
+            if self.stepper.skipped_in_row == 0:
+                losses += float(summed.detach())
+                tokens += batch.target_tokens
             now = time.monotonic()
             if self.step % every.log_steps == 0:
                 self.log(
-                    loss=losses / tokens,
+                    loss=losses / tokens if tokens else None,  # all skipped
                     rate=self.peaks[0] * factor,
-                    gradient_norm=norm,
+                    gradient_norm=norm if math.isfinite(norm) else None,
                     scale=self.stepper.scaler.get_scale(),
                     skipped=self.stepper.skipped,
                     tokens_per_second=round(tokens / (now - begun)),

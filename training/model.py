@@ -69,7 +69,7 @@ def start_from_checkpoint(model: MarianMTModel, checkpoint: Path, vocabulary_dir
             raise UsageError(
                 f"{checkpoint}: {name} {list(tensor.shape)} does not fit the model section of the config"
             )
-    missing = set(dict(model.named_parameters())) - set(weights)
+    missing = {name for name, p in model.named_parameters() if p.requires_grad} - set(weights)
     if missing:
         raise UsageError(f"{checkpoint}: no weights for {sorted(missing)[0]}")
     model.load_state_dict(weights, strict=False)
