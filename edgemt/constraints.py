@@ -44,13 +44,13 @@ class TermConstraint:
     the hypothesis that begins a spelling.
     """
 
-    def __init__(self, alternatives: Sequence[Sequence[Sequence[int]]], joins: Iterable[int] = ()) -> None:
+    def __init__(self, alternatives: Sequence[Sequence[Sequence[int]]], inside: Iterable[int] = ()) -> None:
         """`alternatives`: for each term, its spellings in token ids, none of them empty.
 
-        `joins`: ids that continue a word ("ies"). A term that one of them follows directly has not appeared
+        `inside`: ids that continue a word ("ies"). A term that one of them follows directly has not appeared
         as a word, unless that token begins another term.
         """
-        self._enter(_Automaton(alternatives, frozenset(joins)), 0, 0, 0)
+        self._enter(_Automaton(alternatives, frozenset(inside)), 0, 0, 0)
 
     def _enter(self, automaton: _Automaton, node: int, met: int, fresh: int) -> TermConstraint:
         """`met`: the terms that have appeared; `fresh`: those whose last token is the hypothesis' last."""
@@ -73,7 +73,7 @@ class TermConstraint:
     def _advance(self, token: int) -> TermConstraint:
         automaton = self._automaton
         node = automaton.follow(self._node, token)
-        joined = token in automaton.joins and not node
+        joined = token in automaton.inside and not node
         met = self._met if joined else self._met | self._fresh
         fresh = automaton.ends[node] & ~met
         if (node, met, fresh) == (self._node, self._met, self._fresh):
@@ -84,11 +84,11 @@ class TermConstraint:
 class _Automaton:
     """The spellings of all terms. A node is a beginning of some (0: the empty one); bits stand for terms."""
 
-    def __init__(self, alternatives: Sequence[Sequence[Sequence[int]]], joins: frozenset[int]) -> None:
+    def __init__(self, alternatives: Sequence[Sequence[Sequence[int]]], inside: frozenset[int]) -> None:
         if not all(term and all(term) for term in alternatives):
             raise ValueError("a term without a spelling, or a spelling without tokens")
-        self.joins = joins
-        self.alphabet = joins.union(*(spelling for term in alternatives for spelling in term))
+        self.inside = inside
+        self.alphabet = inside.union(*(spelling for term in alternatives for spelling in term))
         self.shortest = [min(map(len, term)) for term in alternatives]
         self.children: list[dict[int, int]] = [{}]
         self.ends = [0]  # the terms that are complete here

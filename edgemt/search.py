@@ -25,6 +25,7 @@ class SearchOptions:
     beam: int = 1  # hypotheses kept; 1 is greedy search
     max_length_factor: float = 2.0  # a result has at most factor × the source's tokens + extra tokens,
     max_length_extra: int = 16  # its end included
+    scores: bool = False  # greedy search too computes log-probabilities (slower than the fused loop)
     length_penalty: float = 1.0  # hypotheses compare by logp / length ** length_penalty
 
 
@@ -32,8 +33,8 @@ class SearchOptions:
 class Hypothesis:
     """A translation in target ids, without the end. `finished` is false where the length limit cut it.
 
-    `logp` is its log-probability, end included, and `score` that by length; both are None after the fused
-    greedy loop, which computes no probabilities.
+    `logp` is its log-probability, end included, and `score` that by length; both are None after greedy search
+    without `scores`.
     """
 
     tokens: tuple[int, ...]
@@ -61,7 +62,7 @@ def search(
         if not chosen:
             continue
         rows = [sources[i] for i in chosen]
-        if options.beam == 1 and not bound and program.caps.greedy:
+        if options.beam == 1 and not (bound or options.scores) and program.caps.greedy:
             results = _greedy(program, rows, model, options)
         else:
             beam = max(options.beam, CONSTRAINED_BEAM) if bound else options.beam

