@@ -179,3 +179,11 @@ def tidy(text: str, language: str) -> str:
         return SPACE_IN_CHINESE.sub("", text)
     text = WIDE_MARK.sub(lambda match: match[1].translate(NARROW) + " ", text)
     return text.replace("（", " (").replace("）", ") ").replace("  ", " ").strip()
+
+
+def end_as(source: str, target: str, language: str) -> str:
+    """The translation of a clause that was cut out of a sentence ends in Chinese with the clause's own mark."""
+    mark = source[-1:].translate(WIDEN)
+    if language == "zh" and mark in "，；：" and target.endswith("。"):
+        return target[:-1] + mark
+    return target

@@ -63,7 +63,9 @@ class Translator:
         self.family: ModuleType = importlib.import_module(FAMILIES[manifest.family])
         known = {field.name for field in dataclasses.fields(SearchOptions)}
         self.options = SearchOptions(**{k: v for k, v in manifest.generation.items() if k in known})
-        self._limit = self.family.source_limit(manifest.model)
+        # A small model is at its best with sentences as long as those that it was trained on: the bundle may say.
+        most = self.family.source_limit(manifest.model)
+        self._limit = min(manifest.generation.get("max_source_tokens", most), most)
 
     def translate(
         self,
@@ -167,6 +169,7 @@ class Translator:
         model = self.bundle.manifest.model
         found = self.family.generate(self.program, model, direction, [source], options, [constraint])[0]
         target = texts.tidy(self.tokenizer.decode(found.tokens), target_lang)
+        target = texts.end_as(sentence, target, target_lang)
         missing: tuple[str, ...] = ()
         if wanted:
             target, missing = wanted.check(target)

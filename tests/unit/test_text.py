@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from edgemt import text
 from edgemt.text import Piece
 
-TEXTS = st.text(st.one_of(st.characters(exclude_categories=["Cs"]), st.sampled_from(" \t\r\n。！？；，.!?;,1a的“”()")))
+TEXTS = st.text(
+    st.one_of(st.characters(exclude_categories=["Cs"]), st.sampled_from(" \t\r\n。！？；，.!?;,1a的“”()"))
+)
 
 
 def short(limit: int = 1000) -> text.Callable[[str], bool]:
@@ -129,6 +131,12 @@ def test_language_of_the_clinical_corpus(clinical_pairs: list[tuple[str, str]]) 
 )
 def test_output_looks_as_the_language_is_printed(output: str, language: str, expected: str) -> None:
     assert text.tidy(output, language) == expected
+
+
+def test_a_clause_ends_as_a_clause() -> None:
+    assert text.end_as("If it hurts,", "如果疼。", "zh") == "如果疼，"
+    assert text.end_as("It hurts.", "疼。", "zh") == "疼。"
+    assert text.end_as("如果疼，", "If it hurts.", "en") == "If it hurts."
 
 
 @given(st.text())

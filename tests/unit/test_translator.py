@@ -133,6 +133,15 @@ def test_long_sentences_lose_nothing(toy: Translator) -> None:
     assert all(segment.source_tokens <= toy.bundle.manifest.model.max_positions for segment in segments)
 
 
+def test_the_bundle_may_say_how_long_a_sentence_its_model_likes(toy_bundle: Path, tmp_path: Path) -> None:
+    bundle = Path(shutil.copytree(toy_bundle, tmp_path / "bundle"))
+    manifest = read_manifest(bundle / MANIFEST)
+    seal(bundle, dataclasses.replace(manifest, generation={"beam": 2, "max_source_tokens": 8}))
+    segments = list(edgemt.load(bundle).segments("患者今晨在家跌倒，左髋疼痛，不能站立。"))
+    assert len([segment for segment in segments if segment.translated]) >= 2
+    assert all(segment.source_tokens <= 8 for segment in segments)
+
+
 def test_half_characters_do_not_stop_it(toy: Translator) -> None:
     toy.translate("好\ud800。").encode()
     toy.translate_many(["\udfff好"], "zh", "en")[0].encode()
