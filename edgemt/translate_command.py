@@ -67,7 +67,12 @@ def run(args: argparse.Namespace) -> int:
             source_lang, target_lang = translator.direction(head, source_lang, target_lang)
         for number, text in enumerate(texts, 1):
             segments = translator.segments(
-                text, source_lang=source_lang, target_lang=target_lang, glossary=glossary, beam=args.beam
+                text,
+                source_lang=source_lang,
+                target_lang=target_lang,
+                glossary=glossary,
+                beam=args.beam,
+                scores=args.json,
             )
             for segment in segments:
                 write(as_json(segment, number) if args.json else segment.target)

@@ -31,9 +31,7 @@ class Segment:
     source: str
     target: str
     direction: str  # "zh-en"
-    score: float | None = (
-        None  # mean log-probability of a target token; None: copied, or greedy and not known
-    )
+    score: float | None = None  # log-probability per target token; None: copied, or greedy and not asked for
     translated: bool = False
     source_tokens: int = 0
     target_tokens: int = 0
@@ -94,18 +92,21 @@ class Translator:
         target_lang: str | None = None,
         glossary: Mapping[str, str] | None = None,
         beam: int | None = None,
+        scores: bool = False,
     ) -> Iterator[Segment]:
         """The text in segments, each as soon as it is translated; their targets in a row are the translation.
 
         White space and line breaks are segments of their own; `translated` is false, and their tokens are 0.
+        With `scores`, greedy search too says how sure it was (it is a little slower then).
         """
         text = texts.well_formed(text)
         source_lang, target_lang = self.direction(text, source_lang, target_lang)
         direction = f"{source_lang}-{target_lang}"
         terms = as_glossary(glossary)
+        options = dataclasses.replace(self.options, beam=beam or self.options.beam, scores=scores)
         for piece, target in spaced(texts.pieces(text, source_lang, self.fits), target_lang):
             if piece.translate and texts.has_letters_of(piece.text, source_lang):
-                yield self._sentence(piece.text, source_lang, target_lang, terms, beam)
+                yield self._sentence(piece.text, source_lang, target_lang, terms, options)
             else:
                 yield Segment(piece.text, target, direction)
 
@@ -158,13 +159,17 @@ class Translator:
         return len(self.tokenizer.encode(text)) <= self._limit
 
     def _sentence(
-        self, sentence: str, source_lang: str, target_lang: str, glossary: Glossary | None, beam: int | None
+        self,
+        sentence: str,
+        source_lang: str,
+        target_lang: str,
+        glossary: Glossary | None,
+        options: SearchOptions,
     ) -> Segment:
         started = time.perf_counter()
         direction = f"{source_lang}-{target_lang}"
         source = self.tokenizer.encode(sentence)
         wanted = glossary.wanted(sentence, target_lang, self.tokenizer) if glossary else None
-        options = self.options if beam is None else dataclasses.replace(self.options, beam=beam)
         constraint = wanted.constraint() if wanted else None
         model = self.bundle.manifest.model
         found = self.family.generate(self.program, model, direction, [source], options, [constraint])[0]

@@ -72,7 +72,7 @@ def test_json_lines(edgemt: Cli, toy_bundle: Path) -> None:
         (1, "我头疼。"), (1, "很疼。"), (3, "It hurts."), (4, "99"),
     ]  # fmt: skip
     assert [row["direction"] for row in rows][:3] == ["zh-en", "zh-en", "en-zh"]
-    assert all(row["ms"] > 0 and isinstance(row["target"], str) for row in rows[:3])
+    assert all(row["score"] < 0 < row["ms"] and isinstance(row["target"], str) for row in rows[:3])
     assert rows[3]["score"] is None and rows[3]["target"] == "99"
 
 
