@@ -1,4 +1,4 @@
-"""`edgemt translate`: arguments, a file, or standard input as a filter; each sentence as soon as it is ready."""
+"""`edgemt translate`: arguments, a file, or standard input as a filter; sentence by sentence."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ class Translator:
         self.family: ModuleType = importlib.import_module(FAMILIES[manifest.family])
         known = {field.name for field in dataclasses.fields(SearchOptions)}
         self.options = SearchOptions(**{k: v for k, v in manifest.generation.items() if k in known})
-        # A small model is at its best with sentences as long as those that it was trained on: the bundle may say.
+        # A small model is at its best with sentences of the length it was trained on: the bundle may say.
         most = self.family.source_limit(manifest.model)
         self._limit = min(manifest.generation.get("max_source_tokens", most), most)
 
