@@ -182,7 +182,7 @@ def tidy(text: str, language: str) -> str:
 
 
 def end_as(source: str, target: str, language: str) -> str:
-    """The translation, which ends with the clause's own mark if it is Chinese and the source a cut-out clause."""
+    """The translation; that of a clause cut out of a sentence ends in Chinese with the clause's mark."""
     mark = source[-1:].translate(WIDEN)
     if language == "zh" and mark in "，；：" and target.endswith("。"):
         return target[:-1] + mark
