@@ -161,7 +161,7 @@ def cut(sentence: str, fits: Callable[[str], bool], level: int = 0) -> Iterator[
     else:
         part, start = "", 0
         ends = [match.end() for match in CLAUSE_ENDS[level].finditer(sentence)]
-        for end in [*ends, len(sentence)]:
+        for end in ends if ends[-1:] == [len(sentence)] else [*ends, len(sentence)]:
             clause = sentence[start:end]
             start = end
             if part and not fits(part + clause):
