@@ -39,7 +39,6 @@ class OrtSession:
     ) -> None:
         """`rows` are rows of `source`; the caches start with room for `slots` tokens, and grow."""
         self.rows, self.past = len(rows), 0
-        self.lengths: I32 = np.zeros(self.rows, np.int32)
         self.binding = Binding(graph)
         self._graph, self._model, self._caps, self._source = graph, model, caps, source
         self._used: NDArray[np.bool_] | None = None
@@ -48,7 +47,8 @@ class OrtSession:
         self._caches = [Cache(spec, self.rows, slots) for spec in states if spec.update == "append"]
         self._cells = [Cell(spec, self._first(spec)) for spec in states if spec.update == "replace"]
         self.found: dict[str, NDArray[Any]] = {}  # the outputs' buffers
-        self._zeros: NDArray[Any] = np.zeros(0, np.float32)
+        self._bias_dtype = graph.inputs.get("self_bias")
+        self._zeros: NDArray[Any] = np.zeros(0, self._bias_dtype)
         self._k = np.ones(1, np.int64)
         if "top_k" in graph.inputs:
             self.binding.input("top_k", self._k)
@@ -65,10 +65,17 @@ class OrtSession:
         index = np.zeros(self.rows, np.intp) if prefix.rows == 1 else np.asarray(rows, np.intp)
         if index.max() >= prefix.rows:
             raise EdgemtError(f"row {index.max()} of a prefix of {prefix.rows} rows was asked for")
-        self.lengths, self.past = prefix.lengths[index], prefix.past
+        self.past = prefix.past
         self._used = None if prefix.used is None else prefix.used[index]
         for state in (*self._caches, *self._cells):
             state.restore(prefix.states[state.input].take(index, axis=state.axis))
+
+    @property
+    def lengths(self) -> I32:
+        """[rows] tokens each row has taken so far."""
+        if self._used is None:
+            return np.full(self.rows, self.past, np.int32)
+        return self._used.sum(1, dtype=np.int32)
 
     # One step.
 
@@ -108,12 +115,14 @@ class OrtSession:
         past, width = self.past, self.ids.shape[1]
         longest = past + width
         if self._used is None:
-            self.positions[...] = past if width == 1 else np.arange(past, longest)
+            if width == 1:
+                self.positions.fill(past)
+            else:
+                self.positions[...] = np.arange(past, longest)
         else:
-            longest = int((self.lengths + (width if widths is None else widths)).max())
-            np.minimum(
-                self.lengths[:, None] + np.arange(width), self._model.max_positions - 1, out=self.positions
-            )
+            lengths, last = self.lengths, self._model.max_positions - 1
+            longest = int((lengths + (width if widths is None else widths)).max())
+            np.minimum(lengths[:, None] + np.arange(width), last, out=self.positions)
         check_length(longest, self._model)
         self._bind_outputs(k, scores, alignment)
         self._bind_states(width)
@@ -126,17 +135,13 @@ class OrtSession:
 
     def _advance(self, width: int, widths: I32 | None) -> None:
         """Count what a step of `width` slots has fed: a token each, or widths[r] tokens in row r."""
-        stay = NONE if widths is None else np.flatnonzero(widths == 0)
         for cell in self._cells:
-            cell.swap(stay)
+            cell.swap(NONE if widths is None else np.flatnonzero(widths == 0))
         if self._used is not None or widths is not None:
             old = np.ones((self.rows, self.past), bool) if self._used is None else self._used
             counts = np.full(self.rows, width) if widths is None else widths
             self._used = np.concatenate([old, np.arange(width) < counts[:, None]], 1)
         self.past += width
-        self.lengths = (
-            self.lengths + np.int32(width) if widths is None else self.lengths + widths.astype(np.int32)
-        )
 
     def _resize(self, width: int) -> None:
         """Buffers for the tokens of a step of this width; its outputs are to be bound again."""
@@ -160,21 +165,20 @@ class OrtSession:
 
     def _bind_free_bias(self) -> None:
         """Bind a self-attention bias that bars nothing, for one new token a row."""
-        if "self_bias" not in self._graph.inputs:
+        if self._bias_dtype is None:
             return
         total = self.past + 1
         if self.rows * total > self._zeros.size:
-            dtype = self._graph.inputs["self_bias"]
-            self._zeros = np.zeros(self.rows * max(2 * total, 64), dtype)
-            self._zeros_at, self._zeros_code = address(self._zeros), CODES[dtype.char]
+            self._zeros = np.zeros(self.rows * max(2 * total, 64), self._bias_dtype)
+            self._zeros_at, self._zeros_code = address(self._zeros), CODES[self._bias_dtype.char]
         shape = (self.rows, 1, 1, total)
         self.binding.raw.bind_input("self_bias", DEVICE, self._zeros_code, shape, self._zeros_at)
 
     def _bind_bias(self, width: int) -> None:
         """Bind the self-attention bias [rows, 1, width, past + width]: causal, only slots with a token."""
-        if "self_bias" not in self._graph.inputs:
+        if self._bias_dtype is None:
             return
-        bias = np.zeros((self.rows, 1, width, self.past + width), self._graph.inputs["self_bias"])
+        bias = np.zeros((self.rows, 1, width, self.past + width), self._bias_dtype)
         if self._used is not None:
             bias[..., : self.past] = np.where(self._used, 0, BARRED)[:, None, None]
         bias[..., self.past :] = np.triu(np.full((width, width), BARRED), 1)
@@ -225,7 +229,6 @@ class OrtSession:
             cache.gather(index, self.past)
         for cell in self._cells:
             cell.gather(index)
-        self.lengths = self.lengths[index]
         sources, self._source_rows = self._source_rows, self._source_rows[index]
         if not np.array_equal(sources, self._source_rows):
             self._bind_source()
@@ -246,7 +249,6 @@ class OrtSession:
         if (lengths < 0).any() or (lengths > self.lengths).any():
             raise EdgemtError(f"rewinding to {lengths.tolist()} tokens, of {self.lengths.tolist()}")
         used = np.ones((self.rows, self.past), bool) if self._used is None else self._used
-        self.lengths = lengths.astype(np.int32)
         self._keep(used & (used.cumsum(1) <= lengths[:, None]))
 
     def _keep(self, used: NDArray[np.bool_]) -> None:
