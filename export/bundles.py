@@ -16,6 +16,12 @@ from edgemt.export.graphs.graphset import Canonical, GraphSet, Layer
 from edgemt.manifest import Graph, Manifest
 
 GENERATION = {"beam": 1, "max_length_factor": 2.0, "max_length_extra": 16}
+# What generation_config.json may say -> the manifest's name of it.
+GENERATION_KEYS = {
+    "num_beams": "beam",
+    "length_penalty": "length_penalty",
+    "max_source_tokens": "max_source_tokens",
+}
 TOOLS = ("torch", "transformers", "onnx", "onnxruntime", "numpy", "sentencepiece", "safetensors")
 
 
@@ -34,7 +40,7 @@ def write_bundle(
     gate: dict[str, Any] | None = None,
 ) -> Manifest:
     """Write graphs, weights, tokenizer and manifest into the empty `directory`, and seal it."""
-    files = lowered.write(directory)
+    files, given = lowered.write(directory), checkpoint.generation
     manifest = Manifest(
         name=name,
         family="seq2seq",
@@ -47,7 +53,8 @@ def write_bundle(
         states=canonical.states,
         model=canonical.model,
         tokenizer=_tokenizer(checkpoint, directory),
-        generation=GENERATION,
+        generation=GENERATION
+        | {ours: given[theirs] for theirs, ours in GENERATION_KEYS.items() if given.get(theirs) is not None},
         features=canonical.features,
         licence=checkpoint.licence,
         provenance={**base_provenance(checkpoint), **(provenance or {})},

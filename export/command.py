@@ -59,6 +59,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--max-bleu-drop", type=float, default=0.5, metavar="X", help="what INT8 may cost (default: 0.5)"
     )
     parser.add_argument(
+        "--max-new-critical",
+        type=int,
+        default=0,
+        metavar="N",
+        help="sentences in which only INT8 gets a number, unit, negation or side wrong (default: 0)",
+    )
+    parser.add_argument(
         "--languages", metavar="PAIRS", help="such as zh-en,en-zh, if the checkpoint does not say"
     )
     parser.add_argument("--name", help="name in the manifest (default: the output's)")

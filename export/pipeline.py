@@ -56,6 +56,7 @@ class Request:
     heldout: Path | None = None  # None: the checkpoint's heldout.tsv
     observer: str = "minmax"
     max_bleu_drop: float = 0.5
+    max_new_critical: int = 0
     name: str | None = None
     languages: str | None = None
     threads: int = 1
@@ -226,7 +227,13 @@ def measure(run: Export, variants: dict[str, Variant], found: dict[str, Path], h
         outputs = {name: decode(translator, heldout) for name, translator in translators.items()}
     with run.stage("the quality gate"):
         for name in run.request.candidates():
-            result = judge(heldout, outputs["fp32"], outputs[name], max_bleu_drop=run.request.max_bleu_drop)
+            result = judge(
+                heldout,
+                outputs["fp32"],
+                outputs[name],
+                max_bleu_drop=run.request.max_bleu_drop,
+                max_new_critical=run.request.max_new_critical,
+            )
             variants[name].gate = result.to_json()
     timed = tables.interleaved(heldout, SENTENCES)
     with run.stage(f"clocking {', '.join(found)} on {len(timed)} sentences"):
