@@ -70,7 +70,7 @@ def collect(
     known = {field.name for field in dataclasses.fields(SearchOptions)}
     generation = {key: value for key, value in manifest.generation.items() if key in known}
     options = SearchOptions(**{**generation, "beam": 1})
-    limit = family.source_limit(model)
+    limit = min(family.source_limit(model), manifest.generation.get("max_source_tokens", model.max_positions))
     for source_lang, target_lang, text in tqdm(sentences, desc="calibrating", disable=None):
         ids = tokenizer.encode(well_formed(text))[:limit]
         family.generate(program, model, f"{source_lang}-{target_lang}", [ids], options)

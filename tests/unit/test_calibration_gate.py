@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pytest
 import sacrebleu
 
-from edgemt.calibration.gate import GateResult, Output, agreement, decode, gate, judge
+from edgemt.calibration.gate import GateResult, Output, agreement, decode, gate, judge, sign_test
 from edgemt.errors import UsageError
 from edgemt.translator import load
 
@@ -96,13 +96,33 @@ def test_a_new_critical_error_fails_however_good_the_scores(rows: list[Row]) -> 
     right = outputs_of([row.target for row in rows])
     wrong = [*right[:-1], Output("Take four tablets each time.", (1,))]
     result = judge(rows, right, wrong, max_bleu_drop=10.0)
-    assert not result.passed and len(result.reasons) == 1 and "number 1" in result.reasons[0]
+    assert not result.passed and len(result.reasons) == 1 and "(number 1)" in result.reasons[0]
     (change,) = result.critical
     assert (change.row, change.kind, change.fact) == (len(rows), "number", "3 to 4")
     assert result.directions["zh-en"].critical_new == 1 and result.directions["en-zh"].critical_new == 0
     assert judge(rows, right, wrong, max_bleu_drop=10.0, max_new_critical=1).passed
     back = judge(rows, wrong, right, max_bleu_drop=10.0)
     assert back.passed and len(back.repaired) == 1 and not back.critical
+
+
+def test_without_a_limit_only_more_than_chance_fails(rows: list[Row]) -> None:
+    more = [Row("zh", "en", f"每次吃{n}片。", f"Take {n} tablets each time.") for n in range(3, 13)]
+    right = outputs_of([row.target for row in more])
+    wrong = outputs_of([row.target.replace("Take", "Take 20 of") for row in more])
+    for new, repaired, passes in ((4, 4, True), (4, 0, True), (5, 0, False), (9, 1, False), (1, 9, True)):
+        one = right[:new] + wrong[new : new + repaired]
+        other = wrong[:new] + right[new : new + repaired]
+        chosen = more[: new + repaired]
+        result = judge(chosen, one, other, max_bleu_drop=100.0, max_new_critical=None)
+        assert (len(result.critical), len(result.repaired)) == (new, repaired)
+        assert result.passed == passes, (new, repaired, result.critical_p)
+
+
+@pytest.mark.parametrize(
+    ("new", "repaired", "p"), [(0, 0, 1.0), (1, 0, 0.5), (5, 0, 1 / 32), (0, 5, 1.0), (1, 1, 0.75)]
+)
+def test_the_sign_test(new: int, repaired: int, p: float) -> None:
+    assert sign_test(new, repaired) == pytest.approx(p)
 
 
 def test_agreement_counts_positions_and_the_end() -> None:
@@ -123,7 +143,9 @@ def test_a_real_bundle_agrees_with_itself(toy_bundle: Path, rows: list[Row]) -> 
     assert result.passed
     assert set(result.directions) == {"zh-en", "en-zh"}
     for row, output in zip(some, decode(translator, some), strict=True):
-        assert [output.text] == translator.translate_many([row.source], row.source_lang, row.target_lang)
+        assert output.text == translator.translate(
+            row.source, source_lang=row.source_lang, target_lang=row.target_lang, beam=1
+        )
     text = json.dumps(result.to_json())
     assert json.loads(text)["directions"]["zh-en"]["sentences"] == 3
     assert isinstance(result, GateResult)
