@@ -2,14 +2,12 @@
 
 import numpy as np
 import pytest
+from sessions import SOURCES, ints, naive_greedy, padded
 from toy import EOS, PAD, Toy
 
 from edgemt.errors import EdgemtError
 from edgemt.runtimes import open_program
 from edgemt.runtimes.protocol import Want
-
-SOURCES = [[5, 6, 7, 8, EOS], [9, 4, EOS], [11, 12, 13, 14, 15, 16, EOS]]
-ALL = Want(logits=True)
 
 
 @pytest.fixture(scope="module")
@@ -19,21 +17,14 @@ def model(tmp_path_factory):
     return toy, open_program(directory, toy.write(directory))
 
 
-def ints(values) -> np.ndarray:
-    return np.array(values, np.int32)
-
-
 def encoded(program):
-    ids = np.full((3, 7), PAD, np.int32)
-    for row, source in zip(ids, SOURCES, strict=True):
-        row[: len(source)] = source
-    return program.encode(ids, ints([len(s) for s in SOURCES]))
+    return program.encode(*padded(SOURCES))
 
 
 def take(toy, session, sources, targets, tokens):
     """Feed one token a row (None: none), and compare with the reference."""
     widths = ints([token is not None for token in tokens])
-    step = session.step(ints([[PAD if t is None else t] for t in tokens]), widths, ALL)
+    step = session.step(ints([[PAD if t is None else t] for t in tokens]), widths, Want(logits=True))
     targets = [t if token is None else [*t, token] for t, token in zip(targets, tokens, strict=True)]
     for row, (source, target, token) in enumerate(zip(sources, targets, tokens, strict=True)):
         if token is not None:
@@ -76,21 +67,14 @@ def test_greedy_equals_the_naive_loop(model, forced):
     toy, program = model
     lines = program.greedy(encoded(program), ints([forced] * 3), 12, ints([EOS]))
     for source, line in zip(SOURCES, lines, strict=True):
-        tokens = list(forced)
-        for _ in range(12):
-            logits = toy.logits(source, tokens)[-1]
-            logits[list(toy.suppress)] = -np.inf
-            if logits.argmax() == EOS:
-                break
-            tokens.append(int(logits.argmax()))
-        assert line.tolist() == tokens[len(forced) :]
+        assert line.tolist() == naive_greedy(toy, source, forced, 12)
 
 
 def test_it_cannot_go_back_or_take_two_tokens_at_once(model):
     toy, program = model
     session = program.open(encoded(program), ints([0, 1, 2]), 20)
     with pytest.raises(EdgemtError, match="1 at a time"):
-        session.step(ints([[2, 3]] * 3), ints([2, 2, 1]), ALL)
+        session.step(ints([[2, 3]] * 3), ints([2, 2, 1]), Want())
     targets = take(toy, session, SOURCES, [[], [], []], [2, 2, 2])
     session.rewind(session.lengths)  # nothing to take back
     with pytest.raises(EdgemtError, match="recurrent"):
