@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgemt.errors import EdgemtError
+from edgemt.export.graphs import ARCHITECTURES
 
 Tensors = dict[str, NDArray[np.float32]]
 
@@ -65,7 +66,12 @@ def read_checkpoint(directory: Path) -> Checkpoint:
             f"{directory} is not a checkpoint: it has no config.json; give a Hugging Face model"
         )
     config = _json(config_file)
-    architectures = config.get("architectures") or ["?"]
+    architecture = str((config.get("architectures") or ["?"])[0])
+    if architecture not in ARCHITECTURES:
+        raise EdgemtError(
+            f"{config_file} names the architecture {architecture}, for which there are no canonical graphs yet; "
+            f"edgemt exports {', '.join(ARCHITECTURES)} (any OPUS-MT model)"
+        )
     form = next((form for form in FORMS if (directory / form.marker).is_file()), None)
     if form is None:
         markers = ", ".join(form.marker for form in FORMS)
@@ -89,7 +95,7 @@ def read_checkpoint(directory: Path) -> Checkpoint:
     amp = _json(amp_file) if amp_file.is_file() else {}
     return Checkpoint(
         directory=directory,
-        architecture=str(architectures[0]),
+        architecture=architecture,
         form=form.name,
         config=config,
         generation=generation,

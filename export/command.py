@@ -97,7 +97,7 @@ def summary(report: dict[str, Any], output: Path) -> str:
             parts.append(f"{latency['p50_ms']:6.1f} ms a sentence (×{latency['ratio']:.2f})")
         for direction, result in ((variant["gate"] or {}).get("directions") or {}).items():
             parts.append(
-                f"{direction} BLEU {result['bleu']['candidate']:.2f} ({result['bleu']['drop']:+.2f} lost)"
+                f"{direction} BLEU {result['bleu']['candidate']:.2f} ({-result['bleu']['drop']:+.2f})"
             )
         lines.append(f"  {name:13s}" + "  ".join(parts))
     return "\n".join(lines)

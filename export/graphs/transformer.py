@@ -1,4 +1,4 @@
-"""The canonical encoder and decoder step of an encoder-decoder transformer of the Marian and BART kind.
+"""The canonical encoder and decoder step of a Marian transformer.
 
 Written node by node, which gives stable names and the fewest nodes (89 for a step of two layers, where
 torch's exporter made 190): Q|K|V is one product, the cross-attention keys and values of all decoder
@@ -67,7 +67,6 @@ class Shape:
     embed_scale: float
     shared: bool  # one table for source and target
     tied: bool  # the head is the target's table
-    pre_norm: bool = False  # norms before each sub-layer, and one at the end
 
 
 class Graphs:
@@ -93,9 +92,7 @@ class Graphs:
         return b.node("LayerNormalization", [x, *parts], name, axis=-1, epsilon=EPSILON)
 
     def residual(self, b: Builder, x: str, norm: str, sublayer: Callable[[str], str]) -> str:
-        """norm(x + sublayer(x)), or x + sublayer(norm(x)) where norms come first."""
-        if self.shape.pre_norm:
-            return b.node("Add", [x, sublayer(self.norm(b, x, norm))], f"{norm}.sum")
+        """norm(x + sublayer(x)): Marian is post-norm."""
         return self.norm(b, b.node("Add", [x, sublayer(x)], f"{norm}.sum"), norm)
 
     def embed(self, b: Builder, side: str, table: str) -> str:
@@ -183,8 +180,6 @@ class Graphs:
             attend = partial(self.self_attention, b, f"{layer}.self_attn", heads, "source_bias", None)
             x = self.residual(b, x, f"{layer}.self_attn_layer_norm", attend)
             x = self.residual(b, x, f"{layer}.final_layer_norm", partial(self.feed_forward, b, layer))
-        if shape.pre_norm:
-            x = self.norm(b, x, "encoder.layer_norm")
         self.cross_states(b, x)
         return b
 
@@ -224,8 +219,6 @@ class Graphs:
             attend = partial(self.cross_attention, b, f"{layer}.encoder_attn", i)
             x = self.residual(b, x, f"{layer}.encoder_attn_layer_norm", attend)
             x = self.residual(b, x, f"{layer}.final_layer_norm", partial(self.feed_forward, b, layer))
-        if shape.pre_norm:
-            x = self.norm(b, x, "decoder.layer_norm")
         self.head(b, x)
         for i in range(shape.decoder_layers):
             b.output(f"present_key.{i}", np.float32, ["width", "rows", heads, size])

@@ -112,8 +112,11 @@ BAD: dict[str, tuple[Callable[[Path], object], list[str]]] = {
         ],
     ),
     "architecture": (
-        lambda c: change_config(c, architectures=["T5ForConditionalGeneration"]),
-        ["T5ForConditionalGeneration", "MarianMTModel"],
+        lambda c: (
+            change_config(c, architectures=["M2M100ForConditionalGeneration"]),
+            (c / "source.spm").unlink(),
+        ),
+        ["M2M100ForConditionalGeneration", "MarianMTModel"],
     ),
     "half a config": (
         lambda c: (c / "config.json").write_text('{"architectures": ["MarianMTModel"], "vocab_size": 9}'),
