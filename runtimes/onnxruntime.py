@@ -114,7 +114,11 @@ class OrtProgram:
         return session
 
     def greedy(self, source: Encoded, forced: I32, max_new: int, stop: I32) -> list[I32]:
-        """See the protocol. Each row yields at most `max_new` tokens, its stop token counted."""
+        """See the protocol. Each row yields at most `max_new` tokens, its stop token counted.
+
+        Between two runs of the graph Python takes 11 µs of a step of 141 (INT8, d 256, two layers, 10,000
+        words, one row); the ten bindings alone are 4 of them.
+        """
         rows, width = forced.shape
         session = self.open(source, np.arange(rows, dtype=np.int32), width + max_new - 1)
         if width > self.caps.max_width:
