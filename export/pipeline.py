@@ -306,12 +306,14 @@ def finish(run: Export, directory: Path, spec: QuantSpec | None) -> None:
     write_report(directory, report)
     seal(
         directory,
-        dataclasses.replace(bundle.manifest, provenance=provenance, gate=without(summary, "critical")),
+        dataclasses.replace(
+            bundle.manifest, provenance=provenance, gate=without(summary, {"critical", "repaired"})
+        ),
     )
 
 
-def without(data: Any, key: str) -> Any:
-    """JSON data without any entry of that name (sentences are for the report, not for the manifest)."""
+def without(data: Any, keys: set[str]) -> Any:
+    """JSON data without any entry of these names (sentences are for the report, not for the manifest)."""
     if isinstance(data, dict):
-        return {name: without(value, key) for name, value in data.items() if name != key}
+        return {name: without(value, keys) for name, value in data.items() if name not in keys}
     return data
