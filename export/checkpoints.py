@@ -69,7 +69,7 @@ def read_checkpoint(directory: Path) -> Checkpoint:
     architecture = str((config.get("architectures") or ["?"])[0])
     if architecture not in ARCHITECTURES:
         raise EdgemtError(
-            f"{config_file} names the architecture {architecture}, for which there are no canonical graphs yet; "
+            f"{config_file} names the architecture {architecture}, which has no canonical graphs yet; "
             f"edgemt exports {', '.join(ARCHITECTURES)} (any OPUS-MT model)"
         )
     form = next((form for form in FORMS if (directory / form.marker).is_file()), None)

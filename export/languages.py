@@ -50,7 +50,7 @@ def _asked(asked: str) -> list[list[str]]:
 def _configured(checkpoint: Checkpoint) -> list[list[str]]:
     file = checkpoint.directory / "tokenizer_config.json"
     config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    pair = [config.get("source_lang"), config.get("target_lang")]
+    pair = [str(config.get(key) or "") for key in ("source_lang", "target_lang")]
     return [[CODES.get(code, code) for code in pair]] if all(pair) else []
 
 

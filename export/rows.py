@@ -36,7 +36,7 @@ def read_rows(path: Path, languages: Sequence[Sequence[str]]) -> list[Row]:
                     f"{path} has no column {', '.join(missing)} in its first line; "
                     f"it needs the tab-separated columns {', '.join(COLUMNS)}"
                 )
-            rows = [Row(*(line[name] or "" for name in COLUMNS), line.get("corpus") or "") for line in reader]
+            rows = [Row._make(line.get(name) or "" for name in Row._fields) for line in reader]
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not UTF-8 (byte {error.start}); convert it") from None
     except OSError as error:

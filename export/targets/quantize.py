@@ -10,7 +10,7 @@ everything else stay FP32, and outputs of products are not quantised: quantising
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -152,7 +152,7 @@ class Quantizer:
             self.nodes.append(helper.make_node("DynamicQuantizeLinear", [name], list(names), names[0]))
         return names
 
-    def node(self, op: str, inputs: list[str], output: str, **attributes: object) -> str:
+    def node(self, op: str, inputs: list[str], output: str, **attributes: Any) -> str:
         if not any(output in node.output for node in self.nodes):
             self.nodes.append(helper.make_node(op, inputs, [output], output, **attributes))
         return output
