@@ -23,7 +23,7 @@ class Average:
     def update(self, step: int) -> None:
         decay = min(self.decay, (1 + step) / (10 + step))
         now = [p.detach().float() for p in self.parameters.values()]
-        torch._foreach_lerp_(list(self.weights.values()), now, 1 - decay)
+        torch._foreach_lerp_(list(self.weights.values()), now, 1 - decay)  # pyright: ignore
 
     @contextmanager
     def in_place(self, model: nn.Module) -> Iterator[None]:

@@ -7,7 +7,7 @@ import os
 import shutil
 from pathlib import Path
 
-import torch
+from torch import nn
 from transformers import MarianMTModel
 
 from edgemt.training.vocabulary import Vocabulary, copy_tokenizer
@@ -21,9 +21,9 @@ def write_checkpoint(
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     was = model.dtype
-    model.to(torch.float32).save_pretrained(temporary)
+    model.float().save_pretrained(temporary)
     (temporary / "model.safetensors").chmod(0o644)  # safetensors writes it for its owner alone
-    model.to(was)
+    nn.Module.to(model, dtype=was)
     copy_tokenizer(vocabulary.directory, temporary)
     (temporary / "edgemt.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     old = directory.with_name(directory.name + ".old")

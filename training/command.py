@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 
@@ -42,6 +43,8 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("--export-checkpoint needs --out and a --state folder that holds a run")
     training = Run(load_config(args.config), args.data, args.state, args.init)
     if not args.export_checkpoint:
+        if training.data.absent:
+            print(f"train.tsv has no pairs of {', '.join(training.data.absent)}", file=sys.stderr)
         if args.cooldown:
             training.cool_down_now()
         training.train()

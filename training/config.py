@@ -24,7 +24,7 @@ class Model(Section):
     decoder_layers: int = 2
     heads: int = 8
     ffn: int = 1024
-    dropout: float = Field(0.1, ge=0, lt=1)
+    dropout: float = Field(default=0.1, ge=0, lt=1)
     max_positions: int = 256
 
 
@@ -34,7 +34,7 @@ class Data(Section):
     weights: dict[str, float] = {}
     """Times an epoch shows each pair of a corpus, in both directions (0.3: a new three tenths each epoch).
     A corpus without a weight is not used; no weights at all: every corpus once."""
-    batch_tokens: int = Field(900, ge=16)
+    batch_tokens: int = Field(default=900, ge=16)
     """Tokens of a batch, padding included, of the longer side."""
     max_length: int = 120
     """Pairs with a side longer than this many pieces are left out."""
@@ -44,30 +44,30 @@ class Optimizer(Section):
     """`muon` orthogonalises the momentum of the matrices and leaves embeddings and vectors to AdamW."""
 
     name: Literal["adamw", "muon"] = "adamw"
-    rate: float = Field(6e-4, gt=0)
+    rate: float = Field(default=6e-4, gt=0)
     """Peak learning rate of AdamW."""
-    muon_rate: float = Field(1.5e-3, gt=0)
+    muon_rate: float = Field(default=1.5e-3, gt=0)
     """Peak learning rate of Muon, scaled by each matrix's shape to AdamW's root mean square update."""
     betas: tuple[float, float] = (0.9, 0.98)
     weight_decay: float = 0.01
-    clip: float = Field(1.0, gt=0)
+    clip: float = Field(default=1.0, gt=0)
     """Largest gradient norm, measured after unscaling."""
 
 
 class Schedule(Section):
     """Warm-up, then a constant rate, then a linear decay to zero over the last `cooldown` steps."""
 
-    steps: int = Field(100_000, ge=1)
-    warmup: int = Field(1000, ge=0)
-    cooldown: int = Field(2000, ge=0)
+    steps: int = Field(default=100_000, ge=1)
+    warmup: int = Field(default=1000, ge=0)
+    cooldown: int = Field(default=2000, ge=0)
 
 
 class Every(Section):
     """How often things happen."""
 
-    log_steps: int = Field(50, ge=1)
-    save_minutes: float = Field(5.0, gt=0)
-    evaluate_minutes: float = Field(20.0, gt=0)
+    log_steps: int = Field(default=50, ge=1)
+    save_minutes: float = Field(default=5.0, gt=0)
+    evaluate_minutes: float = Field(default=20.0, gt=0)
 
 
 class Config(Section):
@@ -76,12 +76,12 @@ class Config(Section):
     everything in FP16, no master weights, no scaling (to show why not)."""
     seed: int = 1
     device: Literal["cpu", "cuda"] = "cpu"
-    label_smoothing: float = Field(0.1, ge=0, lt=1)
-    ema_decay: float = Field(0.999, ge=0, lt=1)
+    label_smoothing: float = Field(default=0.1, ge=0, lt=1)
+    ema_decay: float = Field(default=0.999, ge=0, lt=1)
     """Of the exponential average of the weights, which is what is evaluated and written."""
-    max_skipped: int = Field(30, ge=1)
+    max_skipped: int = Field(default=30, ge=1)
     """Steps in a row that may be skipped for a loss or gradient that is not finite."""
-    initial_scale: float = Field(65536.0, gt=0)
+    initial_scale: float = Field(default=65536.0, gt=0)
     """First loss scale of fp16-o1."""
     evaluate_sentences: int = 100
     """Of each dev corpus and direction; 0: no evaluation."""

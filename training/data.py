@@ -56,7 +56,8 @@ class Batch(NamedTuple):
     target_tokens: int  # labels that are not padding
 
     def to(self, device: str) -> Batch:
-        return Batch(*(part.to(device) for part in self[:4]), self.target_tokens)
+        source, mask, decoder_input, labels = (part.to(device) for part in self[:4])
+        return Batch(source, mask, decoder_input, labels, self.target_tokens)
 
 
 class TrainingData:
@@ -71,11 +72,7 @@ class TrainingData:
         max_length: int,
         seed: int,
     ) -> None:
-        unknown = sorted(set(weights) - set(pairs.corpus))
-        if unknown:
-            raise UsageError(
-                f"data.weights names {unknown[0]}, but the corpora are {', '.join(sorted(set(pairs.corpus)))}"
-            )
+        self.absent = sorted(set(weights) - set(pairs.corpus))  # weighted, but without a single pair
         self.tags = [vocabulary.language_id(language) for language in pairs.languages]
         used = [i for i, name in enumerate(pairs.corpus) if not weights or weights.get(name, 0) > 0]
         ids = [vocabulary.encode([side[i] for i in used]) for side in pairs.texts]

@@ -52,6 +52,8 @@ class Run:
         self.model = new_model(config.model, self.vocabulary.size, self.data.tags)
         state = load_state(directory)
         if init is not None and state is None:
+            if not init.exists():
+                raise UsageError(f"nothing to start from at {init}")
             if init.is_dir():
                 start_from_checkpoint(self.model, init, self.vocabulary.directory)
             else:

@@ -58,6 +58,9 @@ def new_model(shape: Model, vocabulary_size: int, language_ids: list[int]) -> Ma
 
 def start_from_checkpoint(model: MarianMTModel, checkpoint: Path, vocabulary_directory: Path) -> None:
     """Load the weights of a checkpoint directory whose vocabulary and shape are ours."""
+    for name in ("source.spm", "model.safetensors"):
+        if not (checkpoint / name).is_file():
+            raise UsageError(f"{checkpoint} is not a checkpoint of edgemt: it has no {name}")
     if (checkpoint / "source.spm").read_bytes() != (vocabulary_directory / "source.spm").read_bytes():
         raise UsageError(
             f"{checkpoint} has another vocabulary than {vocabulary_directory}: use the checkpoint's own"
@@ -79,7 +82,7 @@ def start_from_checkpoint(model: MarianMTModel, checkpoint: Path, vocabulary_dir
 def start_from_embedding(model: MarianMTModel, file: Path) -> None:
     """Copy `embedding` [vocabulary, d_model] of a safetensors file into the shared embedding."""
     embedding = load_file(file)["embedding"]
-    shared = model.get_input_embeddings().weight
+    shared = model.get_parameter("model.shared.weight")
     if embedding.shape != shared.shape:
         raise UsageError(
             f"{file}: the embedding is {list(embedding.shape)}, the model's {list(shared.shape)}"

@@ -80,7 +80,10 @@ def test_special_tokens(vocabulary: Vocabulary) -> None:
 
 def test_an_epoch_shows_each_pair_in_both_directions_by_weight(vocabulary: Vocabulary) -> None:
     pairs = read_pairs(vocabulary.directory.parent / "train.tsv")
-    data = TrainingData(pairs, vocabulary, {"clinical": 1.5}, batch_tokens=150, max_length=120, seed=1)
+    data = TrainingData(
+        pairs, vocabulary, {"clinical": 1.5, "docs": 1.0}, batch_tokens=150, max_length=120, seed=1
+    )
+    assert data.absent == ["docs"]
     first, again, next_one = data.epoch(0), data.epoch(0), data.epoch(1)
     assert all(map(np.array_equal, first, again))
     assert len(first) != len(next_one) or not all(map(np.array_equal, first, next_one))
