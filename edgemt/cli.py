@@ -25,17 +25,23 @@ COMMANDS = {
     "export": Command("edgemt.export.command", "turn a checkpoint into a bundle for a device", "export"),
     "translate": Command("edgemt.translate_command", "translate text, a file, or standard input"),
     "bench": Command("edgemt.bench.command", "measure latency against a budget"),
-    "inspect": Command("edgemt.inspect_command", "show what a bundle is, its checksums and its precision by layer"),
+    "inspect": Command(
+        "edgemt.inspect_command", "show what a bundle is, its checksums and its precision by layer"
+    ),
 }
 
 
 def build_parser(names: list[str] | None = None) -> argparse.ArgumentParser:
     """The parser with the commands in `names` configured (all of them by default)."""
-    parser = argparse.ArgumentParser(prog="edgemt", description="Translation models, made to run on small devices.")
+    parser = argparse.ArgumentParser(
+        prog="edgemt", description="Translation models, made to run on small devices."
+    )
     parser.add_argument("--version", action="version", version=f"edgemt {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     for name, command in COMMANDS.items():
-        sub = commands.add_parser(name, help=command.help, description=command.help[0].upper() + command.help[1:] + ".")
+        sub = commands.add_parser(
+            name, help=command.help, description=command.help[0].upper() + command.help[1:] + "."
+        )
         if names is None or name in names:
             importlib.import_module(command.module).configure(sub)
     return parser

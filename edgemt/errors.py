@@ -1,4 +1,4 @@
-"""What a user can do wrong, said in one sentence: the command line prints it and exits, without a traceback."""
+"""What a user can do wrong, said in one sentence: the command line prints it, without a traceback."""
 
 
 class EdgemtError(Exception):

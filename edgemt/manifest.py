@@ -1,7 +1,7 @@
 """The bundle's manifest: the one contract between the workshop that exports and the device that runs.
 
-Format versions are `MAJOR.MINOR`. A reader takes every bundle of its own major version: a minor version only adds
-keys that an older reader may ignore. A change that an older reader would misread raises the major version.
+Format versions are `MAJOR.MINOR`. A reader takes every bundle of its own major version: a minor version only
+adds keys that an older reader may ignore. A change that an older reader would misread raises the major version.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Graph:
 
 @dataclass(frozen=True)
 class Model:
-    """What decoding needs to know of the model. `source_prefix` maps "zh-en" to the ids put before the source."""
+    """What decoding needs to know. `source_prefix` maps "zh-en" to the ids put before the source."""
 
     vocab_size: int
     eos_id: int
@@ -40,12 +40,14 @@ class Model:
     start_id: int
     max_positions: int
     source_prefix: dict[str, list[int]]
-    suppress: list[int] = field(default_factory=list)  # ids that are never an answer (padding, control tokens)
+    suppress: list[int] = field(
+        default_factory=list
+    )  # ids that are never an answer (padding, control tokens)
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """`files` maps every other file of the bundle to {"sha256", "bytes"}; `digest` covers the manifest itself."""
+    """`files` maps every other file to {"sha256", "bytes"}; `digest` covers the manifest itself."""
 
     name: str
     family: str  # "seq2seq" (one encoder graph, one step graph)
@@ -61,7 +63,9 @@ class Manifest:
     licence: str
     provenance: dict[str, Any]
     gate: dict[str, Any]
-    layers: list[dict[str, Any]] = field(default_factory=list)  # {"name", "graph", "op", "precision", "bytes"}
+    layers: list[dict[str, Any]] = field(
+        default_factory=list
+    )  # {"name", "graph", "op", "precision", "bytes"}
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
     format: str = FORMAT
     format_version: str = FORMAT_VERSION
@@ -81,7 +85,9 @@ class Manifest:
         except ValueError as error:
             raise EdgemtError(f"{where} is damaged (not JSON: {error}); copy the bundle again") from None
         if not isinstance(data, dict) or data.get("format") != FORMAT:
-            raise EdgemtError(f"{where} is not the manifest of an edgemt bundle; give a folder made by edgemt export")
+            raise EdgemtError(
+                f"{where} is not the manifest of an edgemt bundle; give a folder made by edgemt export"
+            )
         version = str(data.get("format_version", "?"))
         if version.split(".")[0] != FORMAT_VERSION.split(".")[0]:
             raise EdgemtError(
@@ -89,18 +95,23 @@ class Manifest:
                 "upgrade edgemt, or export the bundle again with this version"
             )
         if data.get("digest") != digest(data):
-            raise EdgemtError(f"{where} was changed after it was written (its digest differs); copy the bundle again")
+            raise EdgemtError(
+                f"{where} was changed after it was written (its digest differs); copy the bundle again"
+            )
         known = {f.name for f in dataclasses.fields(cls)}
         values: dict[str, Any] = {key: value for key, value in data.items() if key in known}
         try:
             values["graphs"] = {
-                role: Graph(g["file"], tuple(g["inputs"]), tuple(g["outputs"])) for role, g in data["graphs"].items()
+                role: Graph(g["file"], tuple(g["inputs"]), tuple(g["outputs"]))
+                for role, g in data["graphs"].items()
             }
             values["states"] = [StateSpec.from_json(state) for state in data["states"]]
             values["model"] = Model(**data["model"])
             return cls(**values)
         except (KeyError, TypeError) as error:
-            raise EdgemtError(f"{where} lacks or misnames a field ({error}); export the bundle again") from None
+            raise EdgemtError(
+                f"{where} lacks or misnames a field ({error}); export the bundle again"
+            ) from None
 
 
 def digest(data: Mapping[str, Any]) -> str:

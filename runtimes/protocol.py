@@ -1,7 +1,7 @@
 """What search sees of a runtime: an immutable `Program`, and a `Session` that one request owns.
 
-M runtimes plus N model families, never M times N. The runtime builds positions, masks and padding from lengths;
-a family sees tokens only, and search asks `Caps` what a program can do, never guesses.
+M runtimes plus N model families, never M times N. The runtime builds positions, masks and padding from
+lengths; a family sees tokens only, and search asks `Caps` what a program can do, never guesses.
 """
 
 from __future__ import annotations
@@ -87,11 +87,11 @@ class Session(Protocol):
     lengths: I32  # [rows] tokens each row has taken so far
 
     def step(self, ids: I32, widths: I32, want: Want) -> Step:
-        """Feed `ids` [rows, width], of which row r uses the first `widths[r]`; return what `want` asks for."""
+        """Feed `ids` [rows, width], of which row r uses the first `widths[r]`; return what is wanted."""
         ...
 
     def reindex(self, rows: I32) -> None:
-        """Row i becomes a copy of old row rows[i]: beams are dropped, copied, reordered; the batch may shrink."""
+        """Row i becomes a copy of old row rows[i]: beams are dropped, copied, reordered."""
         ...
 
     def rewind(self, lengths: I32) -> None:
@@ -111,9 +111,7 @@ class Program(Protocol):
         """Encode `ids` [rows, source] (right-padded; row r has lengths[r] tokens)."""
         ...
 
-    def open(
-        self, source: Source | None, rows: I32, max_new: int, prefix: Snapshot | None = None
-    ) -> Session:
+    def open(self, source: Source | None, rows: I32, max_new: int, prefix: Snapshot | None = None) -> Session:
         """A session whose row i decodes source row rows[i], with room for `max_new` tokens."""
         ...
 
@@ -126,7 +124,7 @@ class Program(Protocol):
 class Tap(Protocol):
     """A listener to intermediate tensors of a graph while it runs (calibration)."""
 
-    def __call__(self, role: str, tensors: Mapping[str, NDArray[Any]]) -> None: ...
+    def __call__(self, role: str, tensors: Mapping[str, NDArray[Any]], /) -> None: ...
 
 
 RoleTensors = Mapping[str, Sequence[str]]  # graph role -> names of intermediate tensors to listen to

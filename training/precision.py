@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -23,7 +24,7 @@ class Stepper:
     """Backward, unscale, clip, check, step: for one optimizer or several that share out the parameters."""
 
     def __init__(
-        self, config: Config, parameters: list[Tensor], optimizers: list[torch.optim.Optimizer]
+        self, config: Config, parameters: Sequence[Tensor], optimizers: list[torch.optim.Optimizer]
     ) -> None:
         self.scaler = torch.amp.GradScaler(
             config.device, init_scale=config.initial_scale, enabled=config.precision == "fp16-o1"

@@ -1,4 +1,4 @@
-"""The canonical graphs are for every target: TVM Relax and OpenVINO import them and compute what ONNX Runtime does.
+"""The canonical graphs are for every target: TVM Relax and OpenVINO compute what ONNX Runtime does.
 
 One encoder run and ten decode steps with a growing cache, on the default model's FP32 graphs.
 """
@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+
 from edgemt.export.checkpoints import read_checkpoint
 from edgemt.export.graphs import build
 from edgemt.export.languages import languages
@@ -67,7 +68,9 @@ def tvm_run(file: Path) -> Run:
     return run
 
 
-def decode(encoder: Run, step: Run, layers: int, heads: int, head_dim: int, forced: list[int] | None) -> Arrays:
+def decode(
+    encoder: Run, step: Run, layers: int, heads: int, head_dim: int, forced: list[int] | None
+) -> Arrays:
     """Encode one sentence, then STEPS greedy steps (or the forced ids); everything that came out, by name."""
     source = np.array([[4, 321, 97, 1204, 88, 530, 0]], np.int32)
     bias = np.zeros((1, 1, 1, source.shape[1]), np.float32)
@@ -100,9 +103,13 @@ def decode(encoder: Run, step: Run, layers: int, heads: int, head_dim: int, forc
 
 
 @pytest.mark.parametrize("runner", [openvino_run, tvm_run], ids=["openvino", "tvm"])
-def test_canonical_graphs_compute_the_same_elsewhere(graphs: Mapping[str, Path], runner: Callable[[Path], Run]) -> None:
+def test_canonical_graphs_compute_the_same_elsewhere(
+    graphs: Mapping[str, Path], runner: Callable[[Path], Run]
+) -> None:
     pytest.importorskip(runner.__name__.removesuffix("_run"))
-    layers = sum(value.name.startswith("cross_key") for value in onnx.load(str(graphs["encoder"])).graph.output)
+    layers = sum(
+        value.name.startswith("cross_key") for value in onnx.load(str(graphs["encoder"])).graph.output
+    )
     step = onnx.load(str(graphs["step"]))
     shape = next(value for value in step.graph.input if value.name == "past_key.0").type.tensor_type.shape.dim
     heads, head_dim = shape[2].dim_value, shape[3].dim_value
