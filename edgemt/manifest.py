@@ -1,7 +1,7 @@
 """The bundle's manifest: the one contract between the workshop that exports and the device that runs.
 
 Format versions are `MAJOR.MINOR`. A reader takes every bundle of its own major version: a minor version only
-adds keys that an older reader may ignore. A change that an older reader would misread raises the major version.
+adds keys that an older reader may ignore; a change that it would misread raises the major version.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ class Request:
     heldout: Path | None = None  # None: the checkpoint's heldout.tsv
     observer: str = "minmax"
     max_bleu_drop: float = 0.5
-    max_new_critical: int = 0
+    max_new_critical: int | None = None  # None: no more than chance explains
     name: str | None = None
     languages: str | None = None
     threads: int = 1
