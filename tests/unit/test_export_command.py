@@ -72,11 +72,14 @@ def test_float_exports_need_no_sentences(tmp_path: Path, precision: str) -> None
     checkpoint = marian.opus(tmp_path / "checkpoint")
     for name in ("calibration.tsv", "heldout.tsv"):
         (checkpoint / name).unlink()
+    generation = json.loads((checkpoint / "generation_config.json").read_text())
+    generation |= {"num_beams": 4, "max_source_tokens": 40}
+    (checkpoint / "generation_config.json").write_text(json.dumps(generation))
     result = export(checkpoint, f"--{precision}", "-o", tmp_path / "one.edgemt")
     assert result.returncode == 0, result.stderr
     manifest = open_bundle(tmp_path / "one.edgemt").manifest
     assert manifest.precision == precision and manifest.name == "one"
-    assert manifest.generation["beam"] == 1
+    assert manifest.generation["beam"] == 4 and manifest.generation["max_source_tokens"] == 40
     assert isinstance(load(tmp_path / "one.edgemt").translate("你好吗？"), str)
 
 
