@@ -41,7 +41,7 @@ class Variant:
 def choose(variants: Mapping[str, Variant]) -> tuple[str, str]:
     """The name of the variant to ship, and the reason in one sentence. `variants` have passed the gate."""
     ranked = sorted(variants.values(), key=lambda v: v.latency.ratio if v.latency else 1.0)
-    best, why = ranked[0], "the only one" if len(ranked) == 1 else "the fastest"
+    best, why = ranked[0], f"is the {'only' if len(ranked) == 1 else 'fastest'} variant that passed the gate"
     for other in ranked[1:]:
         if not (best.latency and other.latency) or best.latency.ratio_high < other.latency.ratio_low:
             continue  # clearly slower
@@ -50,6 +50,6 @@ def choose(variants: Mapping[str, Variant]) -> tuple[str, str]:
         else:
             better, reason = other.agreement > best.agreement, "closer to FP32"
         winner, loser = (other, best) if better else (best, other)
-        best, why = winner, f"as fast as {loser.name} within the spread, and {reason}"
+        best, why = winner, f"passed the gate, is as fast as {loser.name} within the spread, and is {reason}"
     speed = f" ({best.latency.ratio:.2f} of FP32's time)" if best.latency else ""
-    return best.name, f"{best.name}: of what passed the gate, {why}{speed}."
+    return best.name, f"{best.name} {why}{speed}."

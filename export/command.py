@@ -100,4 +100,4 @@ def summary(report: dict[str, Any], output: Path) -> str:
                 f"{direction} BLEU {result['bleu']['candidate']:.2f} ({-result['bleu']['drop']:+.2f})"
             )
         lines.append(f"  {name:13s}" + "  ".join(parts))
-    return "\n".join(lines)
+    return "\n".join([*lines, *report.get("reasons", [])])

@@ -213,6 +213,12 @@ def select(run: Export, found: dict[str, Path], heldout: list[Row], spec: QuantS
         if not passed:
             raise EdgemtError(failure(variants, spec))
         chosen, choice = choose(passed)
+        run.report["reasons"] = [
+            f"{v.name} failed the gate: {reason}."
+            for v in variants.values()
+            if v.gate
+            for reason in v.gate["reasons"]
+        ]
     variants_json = {name: variant.to_json() for name, variant in variants.items()}
     run.report |= {"variants": variants_json, "chosen": chosen, "choice": choice, "passed": True}
     return chosen
