@@ -169,7 +169,7 @@ def compare_with_torch(run: Export, fp32: Path, rows: list[Row]) -> None:
     bundle = open_bundle(fp32)
     translator = Translator(bundle)
     model, most = bundle.manifest.model, bundle.manifest.model.max_positions // 2
-    rows = rows or [Row(*pair, text, "") for pair in run.pairs for text in PLAIN_TEXT]
+    rows = rows or [Row(pair[0], pair[1], text, "") for pair in run.pairs for text in PLAIN_TEXT]
     sources = [
         [
             *model.source_prefix[f"{row.source_lang}-{row.target_lang}"],
