@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from edgemt.calibration.quantspec import QuantSpec
@@ -18,11 +19,11 @@ class Sensitivity(NamedTuple):
     sqnr_db: float
 
 
-def worst_layers(spec: QuantSpec, n: int = 5) -> list[Sensitivity]:
-    """The `n` tensors with the lowest SQNR, worst first. Tensors that were all zero have none."""
+def worst_layers(spec: QuantSpec, tensors: Iterable[str], n: int = 5) -> list[Sensitivity]:
+    """Those `n` of `tensors` with the lowest SQNR, worst first. Tensors that were all zero have none."""
     known = [
         Sensitivity(name, spec.roles[name], ratio)
-        for name, ratio in spec.sqnr_db.items()
-        if ratio is not None
+        for name in tensors
+        if (ratio := spec.sqnr_db[name]) is not None
     ]
     return sorted(known, key=lambda entry: entry.sqnr_db)[:n]

@@ -54,7 +54,7 @@ class Request:
     calibration: Path | None = None  # None: the checkpoint's calibration.tsv
     calibration_sentences: int = 2000
     heldout: Path | None = None  # None: the checkpoint's heldout.tsv
-    observer: str = "minmax"
+    observer: str = "percentile"
     max_bleu_drop: float = 0.5
     max_new_critical: int | None = None  # None: no more than chance explains
     name: str | None = None
@@ -185,8 +185,11 @@ def compare_with_torch(run: Export, fp32: Path, rows: list[Row]) -> None:
 
 
 def calibrate(run: Export, fp32: Path, rows: list[Row]) -> QuantSpec:
-    """Ranges of what enters each product by a weight, from decoding the calibration sentences."""
-    from edgemt.calibration.collect import collect
+    """Ranges of what enters each matrix product, from decoding the calibration sentences.
+
+    Attention's operands, past keys and values among them, are watched too, for targets that quantise those.
+    """
+    from edgemt.calibration.collect import calibration_tensors, collect
 
     rows = tables.interleaved(rows, run.request.calibration_sentences)
     with run.stage(f"calibrating on {len(rows)} sentences"):
@@ -194,7 +197,7 @@ def calibrate(run: Export, fp32: Path, rows: list[Row]) -> QuantSpec:
         spec = collect(
             fp32,
             bundle.manifest,
-            run.target.activations(run.canonical),
+            calibration_tensors(fp32, bundle.manifest, products=True),
             [(row.source_lang, row.target_lang, row.source) for row in rows],
             observer=run.request.observer,
             threads=run.request.threads,
@@ -211,7 +214,7 @@ def select(run: Export, found: dict[str, Path], heldout: list[Row], spec: QuantS
         measure(run, variants, found, heldout)
         passed = {name: variants[name] for name in run.request.candidates() if variants[name].passed}
         if not passed:
-            raise EdgemtError(failure(variants, spec))
+            raise EdgemtError(failure(run, variants, spec))
         chosen, choice = choose(passed)
         run.report["reasons"] = [
             f"{v.name} failed the gate: {reason}."
@@ -263,12 +266,14 @@ def measure(run: Export, variants: dict[str, Variant], found: dict[str, Path], h
     ]
 
 
-def failure(variants: dict[str, Variant], spec: QuantSpec | None) -> str:
+def failure(run: Export, variants: dict[str, Variant], spec: QuantSpec | None) -> str:
     """One sentence: which variants failed the gate and why, and the tensors that 8 bits hurt most."""
     from edgemt.calibration.sensitivity import worst_layers
 
     reasons = [f"{v.name}: {'; '.join(v.gate['reasons'])}" for v in variants.values() if v.gate]
-    worst = [f"{layer.tensor} ({layer.sqnr_db:.0f} dB)" for layer in worst_layers(spec)] if spec else []
+    quantised = [name for names in run.target.activations(run.canonical).values() for name in names]
+    layers_hurt = worst_layers(spec, quantised) if spec else []
+    worst = [f"{layer.tensor} ({layer.sqnr_db:.0f} dB)" for layer in layers_hurt]
     layers = f"; 8 bits hurt most the layers that take {', '.join(worst)}" if worst else ""
     return (
         f"no variant passed the quality gate ({' | '.join(reasons)}){layers}; "

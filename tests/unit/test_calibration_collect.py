@@ -163,11 +163,11 @@ def test_a_missing_damaged_or_unwritable_file_is_one_sentence(spec: QuantSpec, t
 
 
 def test_the_worst_tensors_come_first(spec: QuantSpec) -> None:
-    worst = worst_layers(spec, 3)
+    worst = worst_layers(spec, spec.activations, 3)
     assert [entry.sqnr_db for entry in worst] == sorted(filter(None, spec.sqnr_db.values()))[:3]
     assert all(spec.roles[entry.tensor] == entry.role for entry in worst)
     silent = dataclasses.replace(spec, sqnr_db=dict.fromkeys(spec.sqnr_db))
-    assert worst_layers(silent) == []
+    assert worst_layers(silent, silent.activations) == []
 
 
 @pytest.mark.parametrize(("low", "high"), [(-1.0, 3.0), (0.0, 5.0), (-2.0, 0.0), (-1e-3, 1e4)])
