@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 OTHER = -1  # any token that is in no spelling
+NEVER = 1 << 30  # `missing` of a hypothesis that nothing can make meet its constraint any more
+LEAST = 0.01  # the least attention that counts: a model's mistake must not forbid a place
 
 
 class Constraint(Protocol):
@@ -13,7 +17,15 @@ class Constraint(Protocol):
 
     @property
     def missing(self) -> int:
-        """The fewest further tokens that meet the constraint; 0: it is met, and the hypothesis may end."""
+        """The fewest further tokens that meet the constraint; 0: it is met, and the hypothesis may end.
+
+        More than a model has positions: it cannot be met any more.
+        """
+        ...
+
+    @property
+    def spans(self) -> Sequence[Sequence[int]]:
+        """For each term, which tokens of the source text it translates; possibly none."""
         ...
 
     def candidates(self) -> Sequence[int]:
@@ -22,17 +34,38 @@ class Constraint(Protocol):
 
     def advance(self, token: int) -> Constraint: ...
 
+    def guide(self, attention: Sequence[float]) -> tuple[float, Mapping[int, float]]:
+        """What the next token adds to a hypothesis' rank (at most 0): any token, and some that differ.
+
+        `attention`: the share of the model's attention that each span gets while it chooses this token.
+        """
+        ...
+
 
 class Free:
     """No constraint."""
 
     missing = 0
+    spans = ()
 
     def candidates(self) -> Sequence[int]:
         return ()
 
     def advance(self, token: int) -> Free:
         return self
+
+    def guide(self, attention: Sequence[float]) -> tuple[float, Mapping[int, float]]:
+        return 0.0, {}
+
+
+@dataclass(frozen=True)
+class Stops:
+    """What ends a sentence. It may not while terms are missing: they would stand behind the sentence."""
+
+    closing: frozenset[int] = frozenset()
+    points: frozenset[int] = frozenset()  # those of `closing` that are a decimal point in front of a digit
+    digits: frozenset[int] = frozenset()  # that go on with a number
+    inner: int = 0  # sentence ends that the text has before its last one: so many may be passed
 
 
 class TermConstraint:
@@ -44,20 +77,40 @@ class TermConstraint:
     the hypothesis that begins a spelling.
     """
 
-    def __init__(self, alternatives: Sequence[Sequence[Sequence[int]]], inside: Iterable[int] = ()) -> None:
+    def __init__(
+        self,
+        alternatives: Sequence[Sequence[Sequence[int]]],
+        inside: Iterable[int] = (),
+        spans: Sequence[Sequence[int]] = (),
+        stops: Stops = Stops(),
+    ) -> None:
         """`alternatives`: for each term, its spellings in token ids, none of them empty.
 
         `inside`: ids that continue a word ("ies"). A term that one of them follows directly has not appeared
-        as a word, unless that token begins another term.
+        as a word, unless that token begins another term. `spans`: as in `Constraint`, for guidance.
         """
-        self._enter(_Automaton(alternatives, frozenset(inside)), 0, 0, 0)
+        self._enter(_Automaton(alternatives, frozenset(inside), spans, stops), 0, 0, 0, stops.inner, False)
 
-    def _enter(self, automaton: _Automaton, node: int, met: int, fresh: int) -> TermConstraint:
-        """`met`: the terms that have appeared; `fresh`: those whose last token is the hypothesis' last."""
-        self._automaton, self._node, self._met, self._fresh = automaton, node, met, fresh
+    def _enter(
+        self, automaton: _Automaton, node: int, met: int, fresh: int, stops: int, point: bool
+    ) -> TermConstraint:
+        """`met`: the terms that have appeared; `fresh`: those whose last token is the hypothesis' last.
+
+        `stops`: sentence ends that may still come before the last term (-1: too many came); `point`: the
+        last token is one of them, unless a digit follows.
+        """
+        self._automaton, self._state = automaton, (node, met, fresh, stops, point)
         self._after: dict[int, TermConstraint] = {}
         self._candidates = automaton.candidates(node, met | fresh)
+        self._begins = [
+            (t, terms & ~(met | fresh)) for t, terms in automaton.begins if terms & ~(met | fresh)
+        ]
         self.missing = automaton.missing(node, met | fresh)
+        self.spans = automaton.spans
+        if self.missing and point and not stops:
+            self._candidates, self.missing = tuple(automaton.stops.digits), self.missing + 1
+        elif self.missing and stops < 0:
+            self._candidates, self.missing = (), NEVER
         return self
 
     def candidates(self) -> Sequence[int]:
@@ -71,24 +124,57 @@ class TermConstraint:
         return self._after[token]
 
     def _advance(self, token: int) -> TermConstraint:
-        automaton = self._automaton
-        node = automaton.follow(self._node, token)
+        automaton, (node, met, fresh, stops, point) = self._automaton, self._state
+        if point and token not in automaton.stops.digits:
+            stops -= 1
+        node = automaton.follow(node, token)
         joined = token in automaton.inside and not node
-        met = self._met if joined else self._met | self._fresh
+        met = met if joined else met | fresh
         fresh = automaton.ends[node] & ~met
-        if (node, met, fresh) == (self._node, self._met, self._fresh):
+        point = False
+        if token in automaton.stops.closing and not node and self.missing:
+            point = token in automaton.stops.points and bool(automaton.stops.digits)
+            stops -= not point
+        if self._state == (node, met, fresh, stops, point):
             return self
-        return object.__new__(TermConstraint)._enter(automaton, node, met, fresh)
+        return object.__new__(TermConstraint)._enter(automaton, node, met, fresh, stops, point)
+
+    def guide(self, attention: Sequence[float]) -> tuple[float, Mapping[int, float]]:
+        """A term begins best where the model looks at its source, and nothing else should be written there.
+
+        So the model's own word for it gives way to the term and does not stand beside it. As placement by
+        alignment (Song et al. 2020, https://doi.org/10.1609/aaai.v34i05.6418; Chen et al. 2021,
+        https://doi.org/10.1609/aaai.v35i14.17496), but as a preference, so that every term finds a place.
+        """
+        spans, node = self.spans, self._state[0]
+        unmet = 0
+        for _, terms in self._begins:
+            unmet |= terms
+        seen = sum(share for number, share in enumerate(attention) if unmet >> number & 1)
+        other = math.log(max(LEAST, 1 - seen))
+        special = {
+            token: math.log(max(LEAST, *(attention[n] for n in range(len(spans)) if terms >> n & 1)))
+            for token, terms in self._begins
+            if all(spans[n] for n in range(len(spans)) if terms >> n & 1)
+        }
+        return other, special | dict.fromkeys(self._automaton.children[node] if node else (), 0.0)
 
 
 class _Automaton:
     """The spellings of all terms. A node is a beginning of some (0: the empty one); bits stand for terms."""
 
-    def __init__(self, alternatives: Sequence[Sequence[Sequence[int]]], inside: frozenset[int]) -> None:
+    def __init__(
+        self,
+        alternatives: Sequence[Sequence[Sequence[int]]],
+        inside: frozenset[int],
+        spans: Sequence[Sequence[int]],
+        stops: Stops,
+    ) -> None:
         if not all(term and all(term) for term in alternatives):
             raise ValueError("a term without a spelling, or a spelling without tokens")
-        self.inside = inside
-        self.alphabet = inside.union(*(spelling for term in alternatives for spelling in term))
+        self.inside, self.spans, self.stops = inside, spans or [()] * len(alternatives), stops
+        tokens = (token for term in alternatives for spelling in term for token in spelling)
+        self.alphabet = inside.union(tokens, stops.closing, stops.digits)
         self.shortest = [min(map(len, term)) for term in alternatives]
         self.children: list[dict[int, int]] = [{}]
         self.ends = [0]  # the terms that are complete here
@@ -107,6 +193,11 @@ class _Automaton:
         for node in queue:  # shorter nodes come first
             self.ends[node] |= self.ends[self.fallback[node]]
             self.left[node] |= self.left[self.fallback[node]]
+
+        self.begins = [
+            (token, sum(1 << number for number in {number for number, _ in self.left[child]}))
+            for token, child in self.children[0].items()
+        ]
 
     def _add(self, number: int, spelling: Sequence[int]) -> None:
         node = 0

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from edgemt.constraints import TermConstraint
+from edgemt.constraints import Stops, TermConstraint
 from edgemt.errors import UsageError
 from edgemt.text import LATIN, tidy
 from edgemt.tokenizer import Tokenizer
 
 HEADERS = {("source", "target"), ("zh", "en"), ("en", "zh")}
 OPENING = "([{（【「『“‘\"'-/"  # marks after which a word begins without a space
+INNER_STOP = re.compile(r"[.!?。！？…]+(?=[^\w.!?。！？…]*[^\W\d_])")  # an end, or a dot, with words after it
 ANCHOR = {"zh": "，", "en": "("}  # a mark that is never part of a longer piece
 
 
@@ -45,26 +47,54 @@ class Glossary(dict[str, str]):
     def wanted(self, sentence: str, target_lang: str, tokenizer: Tokenizer) -> Wanted | None:
         """What the translation of the sentence must contain; None if no term occurs in it."""
         glued: dict[str, bool] = {}  # target term -> whether its source term stands right after a mark
+        places: dict[str, list[tuple[int, int]]] = {}  # target term -> where in the sentence its source is
         for position, source in self.find(sentence):
             after_mark = position > 0 and sentence[position - 1] in OPENING
             glued[self[source]] = glued.get(self[source], False) or after_mark
+            places.setdefault(self[source], []).append((position, position + len(source)))
         inner = {term for term in glued for other in glued if term != other and within(term, other)}
         terms = {term: mark for term, mark in glued.items() if term not in inner}
-        return Wanted(terms, target_lang, tokenizer) if terms else None
+        if not terms:
+            return None
+        offsets = tokenizer.offsets(sentence)
+        spans = [
+            [
+                i
+                for i, (a, b) in enumerate(offsets)
+                if any(a < end and start < b for start, end in places[term])
+            ]
+            for term in terms
+        ]
+        inner = len(INNER_STOP.findall(sentence))
+        return Wanted(terms, target_lang, tokenizer, spans, inner)
 
 
 class Wanted:
     """The target terms of one sentence: as a constraint for the search, and checked in what it found."""
 
-    def __init__(self, terms: Mapping[str, bool], target_lang: str, tokenizer: Tokenizer) -> None:
-        """`terms` maps each term to whether it may stand right after a mark, without a space."""
+    def __init__(
+        self,
+        terms: Mapping[str, bool],
+        target_lang: str,
+        tokenizer: Tokenizer,
+        spans: Sequence[Sequence[int]] = (),
+        inner_stops: int = 0,
+    ) -> None:
+        """`terms` maps each term to whether it may stand right after a mark, without a space.
+
+        `spans`: the source tokens of each term; `inner_stops`: sentence ends inside the source.
+        """
+        self.spans, self.inner_stops = spans, inner_stops
         self.terms = {term: spellings(term, glued, target_lang, tokenizer) for term, glued in terms.items()}
         self.target_lang, self.tokenizer = target_lang, tokenizer
 
     def constraint(self) -> TermConstraint:
         """For the search. After a term in Latin letters no piece may come that makes it a longer word."""
+        known = self.tokenizer
+        points = frozenset(i for i in known.closing if known.pieces[i] == ".")
+        stops = Stops(known.closing, points, known.digits, self.inner_stops)
         latin = any(LATIN.match(term[-1]) for term in self.terms)
-        return TermConstraint(list(self.terms.values()), self.tokenizer.inner if latin else ())
+        return TermConstraint(list(self.terms.values()), known.inner if latin else (), self.spans, stops)
 
     def check(self, text: str) -> tuple[str, tuple[str, ...]]:
         """The output with every term exactly as the user wrote it, and the terms that it lacks."""

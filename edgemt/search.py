@@ -12,7 +12,7 @@ import numpy as np
 from edgemt.constraints import Constraint, Free
 from edgemt.errors import EdgemtError
 from edgemt.manifest import Model
-from edgemt.runtimes.protocol import Program, Want
+from edgemt.runtimes.protocol import F32, Program, Want
 
 # Hypotheses of a constrained source: too few cannot hold a fluent one at every stage of the terms. Mean score
 # and CPU time of forty sentences with 1 to 16 tokens to place: a beam of 8, -1.68, 56 ms; of two for each
@@ -32,6 +32,8 @@ class SearchOptions:
     max_length_extra: int = 16  # its end included
     scores: bool = False  # greedy search too computes log-probabilities (slower than the fused loop)
     length_penalty: float = 1.0  # hypotheses compare by logp / length ** length_penalty
+    place: float = 0.5  # weight of the attention on a term's source where the term begins,
+    replace: float = 0.5  # and where another word is written, in the rank of hypotheses under constraints
 
 
 @dataclass(frozen=True)
@@ -54,10 +56,12 @@ def search(
     model: Model,
     options: SearchOptions,
     constraints: Sequence[Constraint | None] | None = None,
+    prefix: int = 0,
 ) -> list[Hypothesis]:
     """One translation a source (ids with language prefix and end); all are decoded together.
 
-    A source with a constraint gets a wider beam, and a result that meets it.
+    A source with a constraint gets a wider beam, and a result that meets it. The spans of its terms count
+    from source token `prefix` on.
     Raises EdgemtError for ids or lengths that the model does not take, and for a constraint longer than it.
     """
     constraints = [None] * len(sources) if constraints is None else constraints
@@ -67,7 +71,8 @@ def search(
         found |= zip(easy, _greedy(program, [sources[i] for i in easy], model, options), strict=True)
     if rest := [i for i in range(len(sources)) if i not in found]:
         progress = [constraints[i] or FREE for i in rest]
-        found |= zip(rest, _beam(program, [sources[i] for i in rest], model, options, progress), strict=True)
+        beams = _beam(program, [sources[i] for i in rest], model, options, progress, prefix)
+        found |= zip(rest, beams, strict=True)
     return [found[i] for i in range(len(sources))]
 
 
@@ -101,27 +106,39 @@ def _greedy(
 class _Live(NamedTuple):
     """A hypothesis that goes on. `tail` is its tokens as a linked list, the newest first."""
 
+    rank: float  # what hypotheses compare by: logp and the guidance of the constraint
     logp: float
     tail: tuple | None
     progress: Constraint
     over: bool  # its fluent end has passed: the model wanted to end and the constraint forbade it
 
 
-# A hypothesis with one more token: its logp, the index of its parent, the token, its progress, its `over`.
-# Plain tuples: a beam of eight makes seventy-two of them at every step.
-_Offer = tuple[float, int, int, Constraint, bool]
-BY_LOGP = itemgetter(0)
+# A hypothesis with one more token: its rank, the index of its parent, the token, its progress, its `over`,
+# its logp. Plain tuples: a beam of eight makes seventy-two of them at every step.
+_Offer = tuple[float, int, int, Constraint, bool, float]
+BY_RANK = itemgetter(0)
 
 
 class _Beam:
     """The hypotheses of one source."""
 
-    def __init__(self, size: int, limit: int, eos: int, penalty: float, constraint: Constraint) -> None:
-        self.size, self.limit, self.eos, self.penalty = size, limit, eos, penalty
-        self.live = [_Live(0.0, None, constraint, False)]
+    def __init__(
+        self,
+        size: int,
+        limit: int,
+        eos: int,
+        options: SearchOptions,
+        constraint: Constraint,
+        look: F32 | None,
+    ) -> None:
+        """`look` [source, terms] is 1 where a source token is one of a term's; None: without guidance."""
+        self.size, self.limit, self.eos, self.look = size, limit, eos, look
+        self.penalty, self.place, self.replace = options.length_penalty, options.place, options.replace
+        self.live = [_Live(0.0, 0.0, None, constraint, False)]
         self.length = 0  # tokens of each live hypothesis
         self.ended = 0
         self.best: Hypothesis | None = None
+        self.best_score = -np.inf  # its rank by length
 
     def extend(
         self,
@@ -129,30 +146,32 @@ class _Beam:
         logp: list[list[float]],
         asked: list[Sequence[int]],
         scored: list[list[float]],
+        attention: F32 | None,
     ) -> list[_Offer]:
         """Take one more token; return the offers that became the live hypotheses (none: the search is over).
 
-        `ids`, `logp`: the model's best for each live one; `asked`, `scored`: the constraint's candidates.
+        `ids`, `logp`: the model's best for each live one; `asked`, `scored`: the constraint's candidates;
+        `attention` [live, source].
         """
         self.length += 1
-        groups = self._offers(ids, logp, asked, scored)
+        groups = self._offers(ids, logp, asked, scored, attention)
         for group in groups.values():
-            group.sort(key=BY_LOGP, reverse=True)
+            group.sort(key=BY_RANK, reverse=True)
         if ready := groups.pop(0, None):  # the offers whose constraint is met: only they may end
-            for total, parent, token, _, _ in ready[: self.size]:
+            for rank, parent, token, _, _, total in ready[: self.size]:
                 if token == self.eos:
-                    self._end(self._hypothesis(total, self.live[parent].tail, True))
+                    self._end(rank, self._hypothesis(total, self.live[parent].tail, True))
             if going := [offer for offer in ready if offer[2] != self.eos]:
                 groups[0] = going
         chosen = self._settle(_allot([groups[missing] for missing in sorted(groups)], self.size))
         self.live = [
-            _Live(total, (self.live[parent].tail, token), progress, over)
-            for total, parent, token, progress, over in chosen
+            _Live(rank, total, (self.live[parent].tail, token), progress, over)
+            for rank, parent, token, progress, over, total in chosen
         ]
         if not self._decided():
             return chosen
         if self.best is None:
-            top = max((live for live in self.live if not live.progress.missing), key=BY_LOGP)
+            top = max((live for live in self.live if not live.progress.missing), key=BY_RANK)
             self.best = self._hypothesis(top.logp, top.tail, False)
         return []
 
@@ -162,6 +181,7 @@ class _Beam:
         logp: list[list[float]],
         asked: list[Sequence[int]],
         scored: list[list[float]],
+        attention: F32 | None,
     ) -> dict[int, list[_Offer]]:
         """The hypotheses with one more token, by the tokens that their constraint then still misses.
 
@@ -169,12 +189,16 @@ class _Beam:
         """
         groups: dict[int, list[_Offer]] = {}
         room, eos = self.limit - self.length, self.eos
+        shares = None if attention is None or self.look is None else (attention @ self.look).tolist()
         for parent, live in enumerate(self.live):
             progress, offers = live.progress, zip(ids[parent], logp[parent], strict=True)
             missing = progress.missing
             if asked[parent]:
                 offers = (dict(offers) | dict(zip(asked[parent], scored[parent], strict=False))).items()
             wants_end = missing > 0 and ids[parent][0] == eos
+            other, special = 0.0, {}
+            if shares and missing:
+                other, special = progress.guide(shares[parent])
             for token, gain in offers:
                 if token == eos:
                     after, left = progress, missing
@@ -186,7 +210,9 @@ class _Beam:
                     if left > room:
                         continue
                 over = live.over or (wants_end and left >= missing)
-                groups.setdefault(left, []).append((live.logp + gain, parent, token, after, over))
+                guidance = self.place * special[token] if token in special else self.replace * other
+                rank = live.rank + gain + guidance
+                groups.setdefault(left, []).append((rank, parent, token, after, over, live.logp + gain))
         return groups
 
     def _settle(self, chosen: list[_Offer]) -> list[_Offer]:
@@ -211,17 +237,18 @@ class _Beam:
         """
         if self.length == self.limit or not self.live:
             return True
-        if self.best is None or self.best.score is None:
+        top = max((live.rank for live in self.live if not live.over), default=-np.inf)
+        if self.best is None:
             return False
-        top = max((live.logp for live in self.live if not live.over), default=-np.inf)
-        if self.best.score >= top / self.limit**self.penalty:
+        if self.best_score >= top / self.limit**self.penalty:
             return True
-        return self.ended >= self.size and self.best.score >= top / self.length**self.penalty
+        return self.ended >= self.size and self.best_score >= top / self.length**self.penalty
 
-    def _end(self, hypothesis: Hypothesis) -> None:
+    def _end(self, rank: float, hypothesis: Hypothesis) -> None:
         self.ended += 1
-        if self.best is None or (self.best.score or 0) < (hypothesis.score or 0):
-            self.best = hypothesis
+        score = rank / self.length**self.penalty
+        if self.best is None or self.best_score < score:
+            self.best, self.best_score = hypothesis, score
 
     def _hypothesis(self, logp: float, tail: tuple | None, finished: bool) -> Hypothesis:
         tokens = []
@@ -243,7 +270,7 @@ def _allot(groups: list[list[_Offer]], size: int) -> list[_Offer]:
     share = max(1, size // max(1, len(groups)))
     chosen = [offer for group in groups for offer in group[:share]][:size]
     rest = [offer for group in groups for offer in group[share:]]
-    return chosen + sorted(rest, key=BY_LOGP, reverse=True)[: size - len(chosen)]
+    return chosen + sorted(rest, key=BY_RANK, reverse=True)[: size - len(chosen)]
 
 
 def _beam(
@@ -252,8 +279,9 @@ def _beam(
     model: Model,
     options: SearchOptions,
     constraints: Sequence[Constraint],
+    prefix: int,
 ) -> list[Hypothesis]:
-    beams = []
+    beams, width = [], max(map(len, sources))
     for source, constraint in zip(sources, constraints, strict=True):
         limit = _limit(source, model, options, constraint.missing)
         if constraint.missing > limit:
@@ -265,7 +293,12 @@ def _beam(
         if constraint.missing:
             wide = BEAM_A_TOKEN * (constraint.missing + 1)
             size = max(size, CONSTRAINED_BEAM, min(wide, MOST_CONSTRAINED))
-        beams.append(_Beam(size, limit, model.eos_id, options.length_penalty, constraint))
+        look = None
+        if constraint.missing and program.caps.alignment and (options.place or options.replace):
+            look = np.zeros((width, len(constraint.spans)), np.float32)
+            for term, span in enumerate(constraint.spans):
+                look[[prefix + position for position in span], term] = 1
+        beams.append(_Beam(size, limit, model.eos_id, options, constraint, look))
     most, widest_beam = max(beam.limit for beam in beams), max(beam.size for beam in beams)
     source = _encode(program, sources, model.pad_id)
     session = program.open(source, np.arange(len(beams), dtype=np.int32), most)
@@ -278,9 +311,9 @@ def _beam(
         if widest:
             score = np.array([[[*some, *[0] * (widest - len(some))]] for some in asked], np.int32)
         # Of one id more than the beam holds one may be the end: the others can fill it from one hypothesis.
-        step = session.step(
-            np.array(tokens, np.int32)[:, None], np.ones(len(tokens), np.int32), Want(widest_beam + 1, score)
-        )
+        want = Want(widest_beam + 1, score, alignment=any(beam.look is not None for beam in going))
+        step = session.step(np.array(tokens, np.int32)[:, None], np.ones(len(tokens), np.int32), want)
+        attention = None if step.alignment is None else step.alignment[:, 0]
         ids, logp = step.ids[:, 0].tolist(), step.logp[:, 0].tolist()
         scored = asked if step.scored is None else step.scored[:, 0].tolist()
         parents: list[int] = []
@@ -288,7 +321,8 @@ def _beam(
         first, still = 0, []
         for beam in going:
             own = slice(first, first + len(beam.live))
-            chosen = beam.extend(ids[own], logp[own], asked[own], scored[own])
+            seen = None if attention is None else attention[own]
+            chosen = beam.extend(ids[own], logp[own], asked[own], scored[own], seen)
             parents += [first + offer[1] for offer in chosen]
             tokens += [offer[2] for offer in chosen]
             if chosen:

@@ -35,4 +35,4 @@ def generate(
             raise UsageError(
                 f"a sentence has {len(row)} tokens and the model takes {model.max_positions}; split it in two"
             )
-    return search(program, rows, model, options, constraints)
+    return search(program, rows, model, options, constraints, len(prefix))

@@ -19,6 +19,7 @@ from edgemt.text import LATIN, well_formed
 
 MARIAN_FILES = {"source": "source.spm", "target": "target.spm", "vocab": "vocab.json"}
 UNKNOWN = "<unk>"
+CLOSING = re.compile("[.…!?。！？]")
 CONTROL = re.compile(r"<unk>|<s>|</s>|<pad>|>>.+<<")
 
 
@@ -47,9 +48,24 @@ class Tokenizer:
         """Ids of the pieces that go on with a word in Latin letters, or a number."""
         return frozenset(i for piece, i in self.ids.items() if LATIN.match(piece))
 
+    @cached_property
+    def digits(self) -> frozenset[int]:
+        """Ids of single digits that go on with a number."""
+        return frozenset(i for piece, i in self.ids.items() if re.fullmatch(r"[0-9]", piece))
+
+    @cached_property
+    def closing(self) -> frozenset[int]:
+        """Ids of the pieces that end a sentence: nothing but marks, one of them a full stop or its like."""
+        marks = ((i, piece.removeprefix("▁")) for piece, i in self.ids.items())
+        return frozenset(i for i, mark in marks if CLOSING.search(mark) and not any(map(str.isalnum, mark)))
+
     def encode(self, text: str) -> list[int]:
         """Ids of a source text. What the vocabulary lacks becomes bytes where it has them, else unknown."""
         return self._encode(self._source, text)
+
+    def offsets(self, text: str) -> list[tuple[int, int]]:
+        """Where in a source text each of its ids stands: start and end, in characters."""
+        return self._source.encode(well_formed(text), return_type="offset_mapping")["offsets"]
 
     def encode_target(self, text: str) -> list[int]:
         """Ids of a text as it would stand at the start of an output."""

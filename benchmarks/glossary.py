@@ -1,0 +1,173 @@
+"""What glossary terms do: quality, presence and time, one means of the search after the other.
+
+    python benchmarks/glossary.py BUNDLE [--every 1] [--out FILE.tsv]
+
+The dev rows of the open clinical corpus that are one sentence, and in whose source a term of the corpus's
+list occurs that its reference translates as the list does. Exactly those terms are the glossary of the row:
+a user who knows the right word gives it. One thread; time is CPU time of one sentence after the other,
+against greedy search without terms in the same run.
+
+    off          no glossary, greedy
+    beam         no glossary, a beam as wide as the narrowest under constraints
+    terms        the terms must appear
+    + stops      sentences do not end before them
+    + place      a term is preferred where the model looks at its source
+    + replace    and the model's own word for it avoided (as shipped)
+
+extra: rows that have a term more often than both source and reference; after: rows with text after the final
+stop; unfinished: rows cut at the length limit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import gzip
+import re
+import statistics
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import sacrebleu
+
+from edgemt import text as texts
+from edgemt.constraints import TermConstraint
+from edgemt.glossary import INNER_STOP, Glossary, Wanted, within
+from edgemt.search import CONSTRAINED_BEAM, SearchOptions
+from edgemt.translator import Translator, load
+
+DATA = Path(__file__).parents[1] / "examples/medical-zh-en/data"
+DIRECTIONS = (("zh", "en"), ("en", "zh"))
+
+
+class Row(NamedTuple):
+    source: str
+    reference: str
+    terms: dict[str, str]
+
+
+class Way(NamedTuple):
+    name: str
+    terms: bool
+    stops: bool
+    options: dict[str, Any]
+
+
+NO_GUIDE = {"place": 0.0, "replace": 0.0}
+WAYS = [
+    Way("off", False, False, {}),
+    Way("beam", False, False, {"beam": CONSTRAINED_BEAM}),
+    Way("terms", True, False, NO_GUIDE),
+    Way("+ stops", True, True, NO_GUIDE),
+    Way("+ place", True, True, {"replace": 0.0}),
+    Way("+ replace", True, True, {}),
+]
+
+
+def table(name: str) -> list[list[str]]:
+    with gzip.open(DATA / name, "rt", encoding="utf-8") as file:
+        return [line.rstrip("\n").split("\t") for line in file]
+
+
+def rows_of(source_lang: str, target_lang: str) -> Iterator[Row]:
+    side = 0 if source_lang == "zh" else 1
+    glossary = Glossary({term[side]: term[1 - side] for term in reversed(table("terms.tsv.gz"))})
+    for line in table("clinical.tsv.gz"):
+        source, reference = line[3 + side], line[4 - side]
+        if line[5] != "dev" or len(texts.sentences(source, source_lang)) != 1:
+            continue
+        terms = {term: glossary[term] for _, term in glossary.find(source)}
+        if terms := {term: to for term, to in terms.items() if within(to, reference)}:
+            yield Row(source, reference, terms)
+
+
+def count(term: str, text: str) -> int:
+    return len(re.findall(re.escape(term), text, re.IGNORECASE))
+
+
+def translate(translator: Translator, row: Row, pair: tuple[str, str], way: Way) -> tuple[str, bool]:
+    """The translation, and whether it came to its end."""
+    tokenizer, model = translator.tokenizer, translator.bundle.manifest.model
+    wanted: Wanted | None = None
+    constraint = None
+    if way.terms:
+        wanted = Glossary(row.terms).wanted(row.source, pair[1], tokenizer)
+        assert wanted
+        constraint = wanted.constraint()
+        if not way.stops:
+            constraint = TermConstraint(list(wanted.terms.values()), tokenizer.inner, wanted.spans)
+    options = dataclasses.replace(translator.options, **way.options)
+    source = [tokenizer.encode(row.source)]
+    direction = "-".join(pair)
+    (found,) = translator.family.generate(translator.program, model, direction, source, options, [constraint])
+    target = texts.tidy(tokenizer.decode(found.tokens), pair[1])
+    return (wanted.check(target)[0] if wanted else target), found.finished
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Quality and time of translations with glossary terms.")
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="only every Nth row")
+    parser.add_argument("--out", type=Path, help="write all outputs here")
+    parser.add_argument(
+        "--try", dest="tries", nargs="+", default=[], metavar="OPTION=X,…", help="more rows: search options"
+    )
+    args = parser.parse_args()
+    translator = load(args.bundle)
+    ways = list(WAYS)
+    for setting in args.tries:
+        pairs = dict(part.split("=") for part in setting.split(","))
+        types = {field.name: type(field.default) for field in dataclasses.fields(SearchOptions)}
+        ways.append(Way(setting, True, True, {name: types[name](value) for name, value in pairs.items()}))
+    written: list[str] = []
+    for pair in DIRECTIONS:
+        rows = list(rows_of(*pair))[:: args.every]
+        greedy: list[float] = []
+        print(f"\n{'-'.join(pair)}: {len(rows)} rows, {sum(len(row.terms) for row in rows)} terms")
+        print("                 BLEU   chrF  present  extra  after  unfinished   ms  p90 ms  × greedy")
+        for way in ways:
+            outputs, times, unfinished = [], [], 0
+            for row in rows:
+                start = time.process_time()
+                output, finished = translate(translator, row, pair, way)
+                times.append(time.process_time() - start)
+                outputs.append(output)
+                unfinished += not finished
+            greedy = greedy or times
+            references = [[row.reference for row in rows]]
+            bleu = sacrebleu.corpus_bleu(outputs, references, tokenize="zh" if pair[1] == "zh" else "13a")
+            chrf = sacrebleu.corpus_chrf(outputs, references)
+            both = list(zip(rows, outputs, strict=True))
+            present = [within(to, output) for row, output in both for to in row.terms.values()]
+            extra = sum(
+                any(
+                    count(to, output) > max(count(term, row.source), count(to, row.reference))
+                    for term, to in row.terms.items()
+                )
+                for row, output in both
+            )
+            after = sum(
+                len(INNER_STOP.findall(output)) > len(INNER_STOP.findall(row.source)) for row, output in both
+            )
+            ratio = statistics.median(t / g for t, g in zip(times, greedy, strict=True))
+            share = 100 * sum(present) / len(present)
+            print(
+                f"{way.name:14} {bleu.score:6.2f} {chrf.score:6.2f} {share:7.1f}% "
+                f"{extra:6} {after:6} {unfinished:11} {1000 * statistics.median(times):4.0f} "
+                f"{1000 * statistics.quantiles(times, n=10)[-1]:7.0f} {ratio:9.2f}",
+                flush=True,
+            )
+            written += [
+                "\t".join(["-".join(pair), way.name, row.source, str(row.terms), row.reference, output])
+                + "\n"
+                for row, output in both
+            ]
+    if args.out:
+        args.out.write_text("".join(written), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
