@@ -102,9 +102,7 @@ class TermConstraint:
         self._automaton, self._state = automaton, (node, met, fresh, stops, point)
         self._after: dict[int, TermConstraint] = {}
         self._candidates = automaton.candidates(node, met | fresh)
-        self._begins = [
-            (t, terms & ~(met | fresh)) for t, terms in automaton.begins if terms & ~(met | fresh)
-        ]
+        self._unmet, self._begins, self._special = automaton.guidance(node, met | fresh)
         self.missing = automaton.missing(node, met | fresh)
         self.spans = automaton.spans
         if self.missing and point and not stops:
@@ -124,7 +122,8 @@ class TermConstraint:
         return self._after[token]
 
     def _advance(self, token: int) -> TermConstraint:
-        automaton, (node, met, fresh, stops, point) = self._automaton, self._state
+        automaton = self._automaton
+        node, met, fresh, stops, point = self._state
         if point and token not in automaton.stops.digits:
             stops -= 1
         node = automaton.follow(node, token)
@@ -135,29 +134,25 @@ class TermConstraint:
         if token in automaton.stops.closing and not node and self.missing:
             point = token in automaton.stops.points and bool(automaton.stops.digits)
             stops -= not point
-        if self._state == (node, met, fresh, stops, point):
-            return self
-        return object.__new__(TermConstraint)._enter(automaton, node, met, fresh, stops, point)
+        state = (node, met, fresh, stops, point)
+        if state not in automaton.states:
+            automaton.states[state] = object.__new__(TermConstraint)._enter(automaton, *state)
+        return automaton.states[state]
 
     def guide(self, attention: Sequence[float]) -> tuple[float, Mapping[int, float]]:
         """A term begins best where the model looks at its source, and nothing else should be written there.
 
-        So the model's own word for it gives way to the term and does not stand beside it. As placement by
+        So the model's own word for it gives way to the term and does not stand beside it; nor should a term
+        come twice whose source is there once. As placement by
         alignment (Song et al. 2020, https://doi.org/10.1609/aaai.v34i05.6418; Chen et al. 2021,
         https://doi.org/10.1609/aaai.v35i14.17496), but as a preference, so that every term finds a place.
         """
-        spans, node = self.spans, self._state[0]
-        unmet = 0
-        for _, terms in self._begins:
-            unmet |= terms
-        seen = sum(share for number, share in enumerate(attention) if unmet >> number & 1)
-        other = math.log(max(LEAST, 1 - seen))
+        seen = sum(share for number, share in enumerate(attention) if self._unmet >> number & 1)
         special = {
-            token: math.log(max(LEAST, *(attention[n] for n in range(len(spans)) if terms >> n & 1)))
-            for token, terms in self._begins
-            if all(spans[n] for n in range(len(spans)) if terms >> n & 1)
+            token: math.log(max(LEAST, *(attention[number] for number in terms)))
+            for token, terms in self._begins.items()
         }
-        return other, special | dict.fromkeys(self._automaton.children[node] if node else (), 0.0)
+        return math.log(max(LEAST, 1 - seen)), special | self._special
 
 
 class _Automaton:
@@ -173,9 +168,14 @@ class _Automaton:
         if not all(term and all(term) for term in alternatives):
             raise ValueError("a term without a spelling, or a spelling without tokens")
         self.inside, self.spans, self.stops = inside, spans or [()] * len(alternatives), stops
+        # Terms whose source is in one place: they are not expected twice.
+        self.once = sum(
+            1 << n for n, span in enumerate(self.spans) if span and span[-1] - span[0] < len(span)
+        )
         tokens = (token for term in alternatives for spelling in term for token in spelling)
         self.alphabet = inside.union(tokens, stops.closing, stops.digits)
         self.shortest = [min(map(len, term)) for term in alternatives]
+        self.states: dict[tuple[int, int, int, int, bool], TermConstraint] = {}
         self.children: list[dict[int, int]] = [{}]
         self.ends = [0]  # the terms that are complete here
         self.left: list[set[tuple[int, int]]] = [
@@ -193,11 +193,6 @@ class _Automaton:
         for node in queue:  # shorter nodes come first
             self.ends[node] |= self.ends[self.fallback[node]]
             self.left[node] |= self.left[self.fallback[node]]
-
-        self.begins = [
-            (token, sum(1 << number for number in {number for number, _ in self.left[child]}))
-            for token, child in self.children[0].items()
-        ]
 
     def _add(self, number: int, spelling: Sequence[int]) -> None:
         node = 0
@@ -221,6 +216,26 @@ class _Automaton:
         total = sum(length for number, length in enumerate(self.shortest) if not met >> number & 1)
         saved = (self.shortest[n] - left for n, left in self.left[node] if not met >> n & 1)
         return total - max(0, max(saved, default=0))
+
+    def guidance(self, node: int, met: int) -> tuple[int, dict[int, list[int]], dict[int, float]]:
+        """For `guide`: the unmet terms that have a span; each token that begins some, and which; the tokens
+        that add the same whatever the attention is.
+
+        Those go on with a spelling, which adds nothing, or write a term once more whose source is there once.
+        """
+        unmet = sum(1 << n for n, span in enumerate(self.spans) if span and not met >> n & 1)
+        begins: dict[int, list[int]] = {}
+        special: dict[int, float] = {}
+        for at in {0, node}:
+            for token, child in self.children[at].items():
+                terms = sorted({number for number, _ in self.left[child] if unmet >> number & 1})
+                if terms and not at:
+                    begins[token] = terms
+                elif not terms and self.ends[child] & met & self.once:
+                    special[token] = math.log(LEAST)
+                elif at:
+                    special[token] = 0.0
+        return unmet, begins, special
 
     def candidates(self, node: int, met: int) -> tuple[int, ...]:
         """The tokens that begin or continue a spelling of an unmet term."""

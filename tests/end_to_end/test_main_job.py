@@ -1,4 +1,4 @@
-"""The main job as a user runs it: the shipped checkpoint to INT8, then translate, inspect and bench with it."""
+"""The main job as a user runs it: the shipped checkpoint to INT8; then translate, inspect, bench with it."""
 
 from __future__ import annotations
 
