@@ -50,7 +50,9 @@ def description(path: Path, manifest: Manifest, all_layers: bool) -> Iterator[st
         "digest": f"sha256:{manifest.digest} (verified)",
     }
     yield from table([(key, value) for key, value in rows.items()])
-    for title, facts in (("provenance", manifest.provenance), ("gate", manifest.gate)):
+    gate = {**manifest.gate, **variants(manifest.gate.get("variants") or {})}
+    gate.pop("variants", None)
+    for title, facts in (("provenance", manifest.provenance), ("gate", gate)):
         if facts:
             yield f"\n{title}"
             yield from table([("  " + key, flat(value)) for key, value in facts.items() if value])
@@ -63,6 +65,22 @@ def description(path: Path, manifest: Manifest, all_layers: bool) -> Iterator[st
         yield from table(layers(manifest.layers) if all_layers else by_precision(manifest.layers))
         if not all_layers:
             yield "  (--layers lists them one by one)"
+
+
+def variants(found: dict[str, Any]) -> dict[str, str]:
+    """One line for each variant that was on trial: size, time, quality against FP32, and why it failed."""
+    lines = {}
+    for name, variant in found.items():
+        parts = [size(variant["bytes"])]
+        if variant.get("latency"):
+            parts.append(f"{variant['latency']['ratio']:.2f} of FP32's time")
+        if gate := variant.get("gate"):
+            for direction, result in gate["directions"].items():
+                bleu = result["bleu"]
+                parts.append(f"{direction} BLEU {bleu['candidate']:.2f} (FP32 {bleu['reference']:.2f})")
+            parts.append("passed" if gate["passed"] else f"failed: {'; '.join(gate['reasons'])}")
+        lines[name] = "; ".join(parts)
+    return lines
 
 
 def layers(found: list[dict[str, Any]]) -> list[tuple[str, ...]]:
@@ -84,9 +102,10 @@ def by_precision(found: list[dict[str, Any]]) -> list[tuple[str, ...]]:
 
 
 def flat(value: Any) -> str:
-    """A value of the manifest on one line: mappings as key value, lists with commas."""
+    """A value on one line: mappings as key value, lists with commas; what is nested deeper is for --json."""
     if isinstance(value, dict):
-        return "; ".join(f"{key} {flat(item)}" for key, item in value.items())
+        shown = {key: item for key, item in value.items() if not isinstance(item, dict) and item != []}
+        return "; ".join(f"{key} {flat(item)}" for key, item in shown.items())
     if isinstance(value, list):
         return ", ".join(flat(item) for item in value)
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -53,7 +53,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="sentences for the quality gate, in the same form (default: the checkpoint's heldout.tsv)",
     )
     parser.add_argument(
-        "--observer", choices=("minmax", "percentile", "mse"), default="percentile", help="default: percentile"
+        "--observer",
+        choices=("minmax", "percentile", "mse"),
+        default="percentile",
+        help="default: percentile",
     )
     parser.add_argument(
         "--max-bleu-drop", type=float, default=0.5, metavar="X", help="what INT8 may cost (default: 0.5)"

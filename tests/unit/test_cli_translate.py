@@ -232,4 +232,6 @@ def test_inspect_json(edgemt: Cli, toy_bundle: Path) -> None:
 def test_the_default_bundle_needs_no_argument(edgemt: Cli, default_bundle: Path) -> None:
     result = edgemt("translate", "我对青霉素过敏。")
     assert result.returncode == 0 and b"penicillin" in result.stdout
-    assert edgemt("inspect").returncode == 0
+    shown = edgemt("inspect").stdout.decode()
+    assert "of FP32's time" in shown and "CC-BY-SA-4.0" in shown
+    assert max(map(len, shown.splitlines())) < 400
