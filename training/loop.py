@@ -58,7 +58,7 @@ class Run:
                 start_from_checkpoint(self.model, init, self.vocabulary.directory)
             else:
                 start_from_embedding(self.model, init)
-        self.model.to(
+        self.model.to(  # pyright: ignore[reportCallIssue] (transformers wraps it)
             device=config.device, dtype=torch.float16 if config.precision == "fp16-pure" else torch.float32
         )
         self.model.train()
