@@ -14,8 +14,9 @@ against greedy search without terms in the same run.
     + place      a term is preferred where the model looks at its source
     + replace    and the model's own word for it avoided (as shipped)
 
-extra: rows that have a term more often than both source and reference; after: rows with text after the final
-stop; unfinished: rows cut at the length limit.
+extra: rows that have a term more often than both source and reference; ends: rows with more sentence ends
+before the last than the source; stray: rows whose last sentence is nothing but terms; unfinished: rows cut at
+the length limit.
 """
 
 from __future__ import annotations
@@ -87,6 +88,13 @@ def count(term: str, text: str) -> int:
     return len(re.findall(re.escape(term), text, re.IGNORECASE))
 
 
+def alone(row: Row, output: str) -> bool:
+    """Whether the last sentence, after another, is nothing but terms."""
+    last = INNER_STOP.split(output)[-1]
+    rest = re.sub("|".join(map(re.escape, row.terms.values())), "", last, flags=re.IGNORECASE)
+    return last != output and not texts.has_letters(rest)
+
+
 def translate(translator: Translator, row: Row, pair: tuple[str, str], way: Way) -> tuple[str, bool]:
     """The translation, and whether it came to its end."""
     tokenizer, model = translator.tokenizer, translator.bundle.manifest.model
@@ -126,7 +134,7 @@ def main() -> int:
         rows = list(rows_of(*pair))[:: args.every]
         greedy: list[float] = []
         print(f"\n{'-'.join(pair)}: {len(rows)} rows, {sum(len(row.terms) for row in rows)} terms")
-        print("                 BLEU   chrF  present  extra  after  unfinished   ms  p90 ms  × greedy")
+        print("                 BLEU   chrF  present  extra   ends  stray  unfinished   ms  p90 ms  × greedy")
         for way in ways:
             outputs, times, unfinished = [], [], 0
             for row in rows:
@@ -148,14 +156,15 @@ def main() -> int:
                 )
                 for row, output in both
             )
-            after = sum(
+            ends = sum(
                 len(INNER_STOP.findall(output)) > len(INNER_STOP.findall(row.source)) for row, output in both
             )
+            stray = sum(alone(row, output) for row, output in both)
             ratio = statistics.median(t / g for t, g in zip(times, greedy, strict=True))
             share = 100 * sum(present) / len(present)
             print(
                 f"{way.name:14} {bleu.score:6.2f} {chrf.score:6.2f} {share:7.1f}% "
-                f"{extra:6} {after:6} {unfinished:11} {1000 * statistics.median(times):4.0f} "
+                f"{extra:6} {ends:6} {stray:6} {unfinished:11} {1000 * statistics.median(times):4.0f} "
                 f"{1000 * statistics.quantiles(times, n=10)[-1]:7.0f} {ratio:9.2f}",
                 flush=True,
             )

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgemt.errors import UsageError
-from edgemt.glossary import Glossary, Wanted, cased, read_glossary, spellings, within
+from edgemt.glossary import INNER_STOP, Glossary, Wanted, cased, read_glossary, spellings, within
 from edgemt.tokenizer import Tokenizer
 
 
@@ -53,6 +53,39 @@ def test_a_term_inside_another_is_wanted_once(tokenizer: Tokenizer) -> None:
     wanted = glossary.wanted("外科手术和手术都要无菌环境和无菌", "en", tokenizer)
     assert wanted and list(wanted.terms) == ["surgery", "sterile field"]
     assert glossary.wanted("没有这些词", "en", tokenizer) is None
+
+
+def test_a_term_s_place_in_tokens(tokenizer: Tokenizer) -> None:
+    sentence = "５ｍｇ½后，手术和外科手术前禁食。"
+    wanted = Glossary({"手术": "surgery", "禁食": "fasting"}).wanted(sentence, "en", tokenizer)
+    assert wanted
+    ids = tokenizer.encode(sentence)
+    assert len(tokenizer.offsets(sentence)) == len(ids)
+    for span, source in zip(wanted.spans, ("手术手术", "禁食"), strict=True):
+        assert source in tokenizer.decode(ids[i] for i in span)
+    first = min(wanted.spans[0])
+    assert tokenizer.decode(ids[:first]).endswith(",") or tokenizer.decode(ids[:first]).endswith("，")
+
+
+@pytest.mark.parametrize(
+    ("sentence", "ends"),
+    [
+        ("体温38.5，手术。", 0),
+        ("疼！真疼。手术？", 2),
+        ("Take 5.5 mg.", 0),
+        ('"Stop!" he said.', 1),
+        ("好……", 0),
+    ],
+)
+def test_sentence_ends_inside_a_sentence(sentence: str, ends: int) -> None:
+    assert len(INNER_STOP.findall(sentence)) == ends
+
+
+def test_pieces_that_end_a_sentence(tokenizer: Tokenizer) -> None:
+    closing = {tokenizer.pieces[i] for i in tokenizer.closing}
+    assert {".", "。", "？"} <= closing
+    assert not {piece for piece in closing if any(map(str.isalnum, piece))}
+    assert not closing & {"，", ",", "、", ":", "▁"}
 
 
 def test_spellings_decode_to_the_term(tokenizer: Tokenizer) -> None:
