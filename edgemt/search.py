@@ -21,7 +21,7 @@ CONSTRAINED_BEAM = 8
 BEAM_A_TOKEN = 2
 MOST_CONSTRAINED = 32
 # Ends that a constrained search waits for. By benchmarks/glossary.py, chrF zh-en and en-zh, and CPU time to
-# that of greedy search: 1, 45.8 and 26.2, 3.5; 4, 46.2 and 26.4, 3.8; all the beam, 46.3 and 26.5, 4.2.
+# greedy search's: 1, 45.1 and 26.3, 3.3; 4, 45.6 and 26.5, 3.6; no limit, 46.1 and 26.5, 6.4.
 CONSTRAINED_ENDS = 4
 FREE = Free()
 
@@ -35,9 +35,10 @@ class SearchOptions:
     max_length_extra: int = 16  # its end included
     scores: bool = False  # greedy search too computes log-probabilities (slower than the fused loop)
     length_penalty: float = 1.0  # hypotheses compare by logp / length ** length_penalty
-    # Both of them by benchmarks/glossary.py; from 0.25 to 1 quality is much the same, and better than at 0.
-    place: float = 0.5  # weight of the attention on a term's source where the term begins,
-    replace: float = 0.5  # and where another word is written, in the rank of hypotheses under constraints
+    # How hypotheses under constraints rank, by benchmarks/glossary.py (its variants decided).
+    place: float = 2.0  # weight of the attention on a term's source where the term begins,
+    replace: float = 1.0  # and of that where another word is written
+    forgive: float = 0.75  # share of a term's own improbability that does not count: the user chose it
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ def _greedy(
 
 
 class _Live(NamedTuple):
-    """A hypothesis that goes on. `tail` is its tokens as a linked list, the newest first."""
+    """A hypothesis that goes on. `tail`: its tokens and logp as a linked list, the newest first."""
 
     rank: float  # what hypotheses compare by: logp and the guidance of the constraint
     logp: float
@@ -139,6 +140,7 @@ class _Beam:
         self.size, self.limit, self.eos, self.look = size, limit, eos, look
         self.enough = max(options.beam, CONSTRAINED_ENDS) if constraint.missing else size
         self.penalty, self.place, self.replace = options.length_penalty, options.place, options.replace
+        self.forgive = 0.0 if look is None else options.forgive
         self.live = [_Live(0.0, 0.0, None, constraint, False)]
         self.length = 0  # tokens of each live hypothesis
         self.ended = 0
@@ -170,7 +172,7 @@ class _Beam:
                 groups[0] = going
         chosen = self._settle(_allot([groups[missing] for missing in sorted(groups)], self.size))
         self.live = [
-            _Live(rank, total, (self.live[parent].tail, token), progress, over)
+            _Live(rank, total, (self.live[parent].tail, token, total), progress, over)
             for rank, parent, token, progress, over, total in chosen
         ]
         if not self._decided():
@@ -217,6 +219,8 @@ class _Beam:
                 over = live.over or (wants_end and left >= missing)
                 guidance = self.place * special[token] if token in special else self.replace * other
                 rank = live.rank + gain + guidance
+                if self.forgive and after.written and token != eos:
+                    rank -= self.forgive * (live.logp + gain - _before(live.tail, after.written - 1))
                 groups.setdefault(left, []).append((rank, parent, token, after, over, live.logp + gain))
         return groups
 
@@ -237,17 +241,16 @@ class _Beam:
         """Whether to stop.
 
         For certain when no live hypothesis can get better than the best that ended, were its log-probability
-        to stay as it is up to the length limit. Otherwise when enough have ended and the
-        best live one is no better now; one whose fluent end has passed is not waited for.
+        to stay as it is up to the length limit (what a term is forgiven aside). Otherwise when enough have
+        ended and the best live one is no better now; one whose fluent end has passed is not waited for.
         """
         if self.length == self.limit or not self.live:
             return True
         if self.best is None:
             return False
         top = max((live.rank for live in self.live if not live.over), default=-np.inf)
-        if self.best_score >= top / self.limit**self.penalty:
-            return True
-        return self.ended >= self.enough and self.best_score >= top / self.length**self.penalty
+        length = self.length if self.ended >= self.enough else self.limit
+        return self.best_score >= top / length**self.penalty
 
     def _end(self, rank: float, hypothesis: Hypothesis) -> None:
         self.ended += 1
@@ -258,9 +261,16 @@ class _Beam:
     def _hypothesis(self, logp: float, tail: tuple | None, finished: bool) -> Hypothesis:
         tokens = []
         while tail is not None:
-            tail, token = tail
+            tail, token, _ = tail
             tokens.append(token)
         return Hypothesis(tuple(reversed(tokens)), logp / self.length**self.penalty, logp, finished)
+
+
+def _before(tail: tuple | None, tokens: int) -> float:
+    """The log-probability of a hypothesis without its last tokens."""
+    for _ in range(tokens):
+        tail = tail and tail[0]
+    return tail[2] if tail else 0.0
 
 
 def _allot(groups: list[list[_Offer]], size: int) -> list[_Offer]:
@@ -299,7 +309,7 @@ def _beam(
             wide = BEAM_A_TOKEN * (constraint.missing + 1)
             size = max(size, CONSTRAINED_BEAM, min(wide, MOST_CONSTRAINED))
         look = None
-        if constraint.missing and program.caps.alignment and (options.place or options.replace):
+        if constraint.missing and any(constraint.spans) and program.caps.alignment:
             look = np.zeros((width, len(constraint.spans)), np.float32)
             for term, span in enumerate(constraint.spans):
                 look[[prefix + position for position in span], term] = 1
