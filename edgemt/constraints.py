@@ -113,7 +113,7 @@ class TermConstraint:
         self.spans, self.written = automaton.spans, automaton.depth[node] if fresh else 0
         if self.missing and point and not stops:
             self._candidates, self.missing = tuple(automaton.stops.digits), self.missing + 1
-        elif self.missing and stops < 0:
+        elif stops < 0:
             self._candidates, self.missing = (), NEVER
         return self
 

@@ -47,16 +47,16 @@ class Glossary(dict[str, str]):
     def wanted(self, sentence: str, target_lang: str, tokenizer: Tokenizer) -> Wanted | None:
         """What the translation of the sentence must contain; None if no term occurs in it."""
         glued: dict[str, bool] = {}  # target term -> whether its source term stands right after a mark
-        places: dict[str, list[tuple[int, int]]] = {}  # target term -> where in the sentence its source is
-        for position, source in self.find(sentence):
+        found = self.find(sentence)
+        for position, source in found:
             after_mark = position > 0 and sentence[position - 1] in OPENING
             glued[self[source]] = glued.get(self[source], False) or after_mark
-            places.setdefault(self[source], []).append((position, position + len(source)))
         inner = {term for term in glued for other in glued if term != other and within(term, other)}
         terms = {term: mark for term, mark in glued.items() if term not in inner}
         if not terms:
             return None
-        offsets = tokenizer.offsets(sentence)
+        source, places = switched(sentence, self, found)
+        offsets = tokenizer.offsets(source)
         spans = [
             [
                 i
@@ -66,7 +66,7 @@ class Glossary(dict[str, str]):
             for term in terms
         ]
         inner = len(INNER_STOP.findall(sentence))
-        return Wanted(terms, target_lang, tokenizer, spans, inner)
+        return Wanted(terms, target_lang, tokenizer, source, spans, inner)
 
 
 class Wanted:
@@ -77,14 +77,16 @@ class Wanted:
         terms: Mapping[str, bool],
         target_lang: str,
         tokenizer: Tokenizer,
+        source: str = "",
         spans: Sequence[Sequence[int]] = (),
         inner_stops: int = 0,
     ) -> None:
         """`terms` maps each term to whether it may stand right after a mark, without a space.
 
-        `spans`: the source tokens of each term; `inner_stops`: sentence ends inside the source.
+        `source`: the sentence as the model is to read it; `spans`: the tokens in it of each term;
+        `inner_stops`: sentence ends inside it.
         """
-        self.spans, self.inner_stops = spans, inner_stops
+        self.source, self.spans, self.inner_stops = source, spans, inner_stops
         self.terms = {term: spellings(term, glued, target_lang, tokenizer) for term, glued in terms.items()}
         self.target_lang, self.tokenizer = target_lang, tokenizer
 
@@ -103,7 +105,25 @@ class Wanted:
             for written in {tidy(self.tokenizer.decode(ids), self.target_lang) for ids in sequences}:
                 if not within(term, text) and written:
                     text = text.replace(written, term, 1)
+            text = uncapitalised(term, text)
         return text, tuple(term for term in self.terms if not within(term, text))
+
+
+def switched(
+    sentence: str, glossary: Mapping[str, str], found: Iterable[tuple[int, str]]
+) -> tuple[str, dict[str, list[tuple[int, int]]]]:
+    """The sentence with each term already in the target language, and where each target term stands in it.
+
+    A model reads such a term as what it is, and copies it, where its own word for the source term may be
+    another or wrong (code-switching, Song et al. 2019, https://aclanthology.org/N19-1044).
+    """
+    parts, places, done, length = [], {}, 0, 0
+    for position, source in found:
+        kept, target = sentence[done:position], glossary[source]
+        parts += [kept, target]
+        places.setdefault(target, []).append((length + len(kept), length + len(kept) + len(target)))
+        length, done = length + len(kept) + len(target), position + len(source)
+    return "".join([*parts, sentence[done:]]), places
 
 
 def lower(text: str) -> str:
@@ -127,6 +147,18 @@ def within(term: str, text: str) -> bool:
                 return True
             start = text.find(form, start + 1)
     return False
+
+
+def uncapitalised(term: str, text: str) -> str:
+    """The text with the term as it was given where it stands capitalised inside a sentence."""
+    for form in cased(term)[1:]:
+        start = text.find(form)
+        while start >= 0:
+            before = text[:start].rstrip(" \"'“‘([")
+            if before and before[-1] not in ".!?。！？:：" and is_word(text, start, start + len(form)):
+                text = text[:start] + term + text[start + len(form) :]
+            start = text.find(form, start + 1)
+    return text
 
 
 def cased(term: str) -> list[str]:

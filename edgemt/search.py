@@ -36,9 +36,9 @@ class SearchOptions:
     scores: bool = False  # greedy search too computes log-probabilities (slower than the fused loop)
     length_penalty: float = 1.0  # hypotheses compare by logp / length ** length_penalty
     # How hypotheses under constraints rank, by benchmarks/glossary.py (its variants decided).
-    place: float = 2.0  # weight of the attention on a term's source where the term begins,
-    replace: float = 1.0  # and of that where another word is written
-    forgive: float = 0.75  # share of a term's own improbability that does not count: the user chose it
+    place: float = 0.5  # weight of the attention on a term's source where the term begins,
+    replace: float = 0.5  # and of that where another word is written
+    forgive: float = 0.0  # share of a term's own improbability that does not count: the user chose it
 
 
 @dataclass(frozen=True)

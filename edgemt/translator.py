@@ -168,8 +168,8 @@ class Translator:
     ) -> Segment:
         started = time.perf_counter()
         direction = f"{source_lang}-{target_lang}"
-        source = self.tokenizer.encode(sentence)
         wanted = glossary.wanted(sentence, target_lang, self.tokenizer) if glossary else None
+        source = self.tokenizer.encode(wanted.source if wanted else sentence)
         constraint = wanted.constraint() if wanted else None
         model = self.bundle.manifest.model
         found = self.family.generate(self.program, model, direction, [source], options, [constraint])[0]

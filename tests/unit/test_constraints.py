@@ -69,7 +69,7 @@ def closed_too_early(alternatives, tokens: Sequence[int], inner: int) -> bool:
     ends = 0
     for i, token in enumerate(tokens):
         if holds(tokens[:i], alternatives):
-            return False
+            break
         decimal = token == 8 and tokens[i + 1 : i + 2] == [JOIN]
         ends += token in (7, 8) and not decimal
     return ends > inner

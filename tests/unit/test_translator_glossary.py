@@ -9,7 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgemt.errors import UsageError
-from edgemt.glossary import INNER_STOP, Glossary, Wanted, cased, read_glossary, spellings, within
+from edgemt.glossary import (
+    INNER_STOP,
+    Glossary,
+    Wanted,
+    cased,
+    read_glossary,
+    spellings,
+    switched,
+    uncapitalised,
+    within,
+)
 from edgemt.tokenizer import Tokenizer
 
 
@@ -59,12 +69,34 @@ def test_a_term_s_place_in_tokens(tokenizer: Tokenizer) -> None:
     sentence = "５ｍｇ½后，手术和外科手术前禁食。"
     wanted = Glossary({"手术": "surgery", "禁食": "fasting"}).wanted(sentence, "en", tokenizer)
     assert wanted
-    ids = tokenizer.encode(sentence)
-    assert len(tokenizer.offsets(sentence)) == len(ids)
-    for span, source in zip(wanted.spans, ("手术手术", "禁食"), strict=True):
-        assert source in tokenizer.decode(ids[i] for i in span)
+    assert wanted.source == "５ｍｇ½后，surgery和外科surgery前fasting。"
+    ids = tokenizer.encode(wanted.source)
+    assert len(tokenizer.offsets(wanted.source)) == len(ids)
+    for span, term in zip(wanted.spans, ("surgerysurgery", "fasting"), strict=True):
+        assert term in tokenizer.decode(ids[i] for i in span).replace(" ", "")
     first = min(wanted.spans[0])
     assert tokenizer.decode(ids[:first]).endswith(",") or tokenizer.decode(ids[:first]).endswith("，")
+
+
+@given(
+    st.text("手术无菌ab ，。"), st.dictionaries(st.text("手术无菌ab", min_size=1), st.text("xyz", min_size=1))
+)
+def test_the_model_reads_target_terms_where_source_terms_were(sentence: str, terms: dict[str, str]) -> None:
+    glossary = Glossary(terms)
+    found = glossary.find(sentence)
+    source, places = switched(sentence, glossary, found)
+    assert all(source[a:b] == term for term, spans in places.items() for a, b in spans)
+    back = source
+    spans = sorted(span for spans in places.values() for span in spans)
+    for (a, b), (_, term) in reversed(list(zip(spans, found, strict=True))):
+        back = back[:a] + term + back[b:]
+    assert back == sentence
+
+
+def test_a_term_has_a_capital_only_where_a_sentence_begins() -> None:
+    text = 'Sterile gloves, Sterile gown. "Sterile" field; NonSterile.'
+    assert uncapitalised("sterile", text) == 'Sterile gloves, sterile gown. "Sterile" field; NonSterile.'
+    assert uncapitalised("CT", "A CT scan") == "A CT scan"
 
 
 @pytest.mark.parametrize(
