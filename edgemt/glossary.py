@@ -98,6 +98,11 @@ class Wanted:
         latin = any(LATIN.match(term[-1]) for term in self.terms)
         return TermConstraint(list(self.terms.values()), known.inner if latin else (), self.spans, stops)
 
+    def apart(self) -> Wanted:
+        """The same, with a space before every term in Latin letters."""
+        terms = dict.fromkeys(self.terms, False)
+        return Wanted(terms, self.target_lang, self.tokenizer, self.source, self.spans, self.inner_stops)
+
     def check(self, text: str) -> tuple[str, tuple[str, ...]]:
         """The output with every term exactly as the user wrote it, and the terms that it lacks."""
         for term, sequences in self.terms.items():

@@ -15,11 +15,11 @@ from edgemt import text as texts
 from edgemt.bundle import Bundle, open_bundle
 from edgemt.errors import EdgemtError, UsageError
 from edgemt.runtimes import open_program
-from edgemt.search import SearchOptions
+from edgemt.search import Hypothesis, SearchOptions
 from edgemt.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from edgemt.glossary import Glossary
+    from edgemt.glossary import Glossary, Wanted
 
 FAMILIES = {"seq2seq": "edgemt.seq2seq"}  # module with source_limit() and generate()
 
@@ -170,14 +170,18 @@ class Translator:
         direction = f"{source_lang}-{target_lang}"
         wanted = glossary.wanted(sentence, target_lang, self.tokenizer) if glossary else None
         source = self.tokenizer.encode(wanted.source if wanted else sentence)
-        constraint = wanted.constraint() if wanted else None
         model = self.bundle.manifest.model
-        found = self.family.generate(self.program, model, direction, [source], options, [constraint])[0]
-        target = texts.tidy(self.tokenizer.decode(found.tokens), target_lang)
-        target = texts.end_as(sentence, target, target_lang)
-        missing: tuple[str, ...] = ()
-        if wanted:
-            target, missing = wanted.check(target)
+
+        def answer(wanted: Wanted | None) -> tuple[Hypothesis, str, tuple[str, ...]]:
+            constraint = wanted.constraint() if wanted else None
+            found = self.family.generate(self.program, model, direction, [source], options, [constraint])[0]
+            target = texts.tidy(self.tokenizer.decode(found.tokens), target_lang)
+            target = texts.end_as(sentence, target, target_lang)
+            return found, *(wanted.check(target) if wanted else (target, ()))
+
+        found, target, missing = answer(wanted)
+        if wanted and missing:  # a term without a space before it may have become the end of another word
+            found, target, missing = answer(wanted.apart())
         return Segment(
             source=sentence,
             target=target,

@@ -24,6 +24,7 @@ from edgemt.training.state import load_state, save_state
 from edgemt.training.vocabulary import Vocabulary
 
 STATE_FORM = 1
+FINISHED = "finished"  # an empty file beside the state: the run has cooled down to its end
 
 
 class Run:
@@ -186,9 +187,12 @@ class Run:
             if now - saved >= every.save_minutes * 60:
                 save_state(self.directory, self.state())
                 saved = time.monotonic()
-        if self.step >= self.last_step:
+        finished = self.step >= self.last_step
+        if finished:
             self.evaluate()
         save_state(self.directory, self.state())
+        if finished:
+            (self.directory / FINISHED).touch()
 
     def evaluate(self) -> None:
         """Score the averaged weights on dev."""

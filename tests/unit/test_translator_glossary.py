@@ -129,6 +129,12 @@ def test_spellings_decode_to_the_term(tokenizer: Tokenizer) -> None:
     assert all(piece.startswith("▁") for piece in starts)
 
 
+def test_apart_a_term_begins_a_word(tokenizer: Tokenizer) -> None:
+    wanted = Wanted({"surgery": True}, "en", tokenizer)
+    starts = [{tokenizer.pieces[ids[0]][0] for ids in w.terms["surgery"]} for w in (wanted, wanted.apart())]
+    assert "▁" in starts[0] and len(starts[0]) > 1 and starts[1] == {"▁"}
+
+
 def test_the_term_is_written_as_the_user_gave_it(tokenizer: Tokenizer) -> None:
     wanted = Wanted({"５ ｍｇ 片": False, "surgery": False}, "zh", tokenizer)
     assert wanted.check("每日5 mg 片。Surgery") == ("每日５ ｍｇ 片。Surgery", ())
