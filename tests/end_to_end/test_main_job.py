@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+import edgemt as package
 
 ROOT = Path(__file__).parents[2]
 CHECKPOINT = ROOT / "examples" / "medical-zh-en" / "checkpoint"
@@ -48,6 +51,17 @@ def test_the_exported_bundle_translates(bundle: Path) -> None:
     answer = edgemt("translate", "-b", bundle, *GLOSSARY, ACCEPTANCE).strip()
     assert "surgery" in answer.lower() and "sterile" in answer.lower()
     assert answer[0].isupper() and answer.endswith(".")
+
+
+def test_the_acceptance_example_with_the_default_bundle() -> None:
+    """Well-formed: a sentence that says so, in any of the usual words."""
+    wanted = (
+        r"(The )?[Ss]urgery (should|must|needs to|has to|is to) be (done|performed|carried out|conducted) "
+        r"(in|under) (a |the )?sterile (environments?|conditions?|settings?|surroundings)\."
+    )
+    answer = package.load().translate(ACCEPTANCE, glossary={"手术": "surgery", "无菌": "sterile"})
+    assert re.fullmatch(wanted, answer), answer
+    assert edgemt("translate", *GLOSSARY, ACCEPTANCE).strip() == answer
 
 
 def test_the_report_holds_what_was_measured(bundle: Path) -> None:
