@@ -63,7 +63,7 @@ class Way(NamedTuple):
     options: dict[str, Any]
 
 
-NO_GUIDE = {"place": 0.0, "replace": 0.0, "forgive": 0.0}
+NO_GUIDE = {"place": 0.0, "replace": 0.0}
 WAYS = [
     Way("off", False, False, False, {}),
     Way("beam", False, False, False, {"beam": CONSTRAINED_BEAM}),

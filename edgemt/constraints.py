@@ -24,11 +24,6 @@ class Constraint(Protocol):
         ...
 
     @property
-    def written(self) -> int:
-        """How many of the last tokens are a term that they have just completed; else 0."""
-        ...
-
-    @property
     def spans(self) -> Sequence[Sequence[int]]:
         """For each term, which tokens of the source text it translates; possibly none."""
         ...
@@ -51,7 +46,6 @@ class Free:
     """No constraint."""
 
     missing = 0
-    written = 0
     spans = ()
 
     def candidates(self) -> Sequence[int]:
@@ -110,7 +104,7 @@ class TermConstraint:
         self._candidates = automaton.candidates(node, met | fresh)
         self._unmet, self._begins, self._special = automaton.guidance(node, met | fresh)
         self.missing = automaton.missing(node, met | fresh)
-        self.spans, self.written = automaton.spans, automaton.depth[node] if fresh else 0
+        self.spans = automaton.spans
         if self.missing and point and not stops:
             self._candidates, self.missing = tuple(automaton.stops.digits), self.missing + 1
         elif stops < 0:
@@ -183,7 +177,6 @@ class _Automaton:
         self.shortest = [min(map(len, term)) for term in alternatives]
         self.states: dict[tuple[int, int, int, int, bool], TermConstraint] = {}
         self.children: list[dict[int, int]] = [{}]
-        self.depth = [0]
         self.ends = [0]  # the terms that are complete here
         self.left: list[set[tuple[int, int]]] = [
             set()
@@ -208,7 +201,6 @@ class _Automaton:
                 self.children[node][token] = len(self.children)
                 self.children.append({})
                 self.ends.append(0)
-                self.depth.append(position)
                 self.left.append(set())
             node = self.children[node][token]
             self.left[node].add((number, len(spelling) - position))

@@ -35,10 +35,9 @@ class SearchOptions:
     max_length_extra: int = 16  # its end included
     scores: bool = False  # greedy search too computes log-probabilities (slower than the fused loop)
     length_penalty: float = 1.0  # hypotheses compare by logp / length ** length_penalty
-    # How hypotheses under constraints rank, by benchmarks/glossary.py (its variants decided).
+    # How hypotheses under constraints rank, by benchmarks/glossary.py.
     place: float = 0.5  # weight of the attention on a term's source where the term begins,
     replace: float = 0.5  # and of that where another word is written
-    forgive: float = 0.0  # share of a term's own improbability that does not count: the user chose it
 
 
 @dataclass(frozen=True)
@@ -109,7 +108,7 @@ def _greedy(
 
 
 class _Live(NamedTuple):
-    """A hypothesis that goes on. `tail`: its tokens and logp as a linked list, the newest first."""
+    """A hypothesis that goes on. `tail`: its tokens as a linked list, the newest first."""
 
     rank: float  # what hypotheses compare by: logp and the guidance of the constraint
     logp: float
@@ -140,7 +139,6 @@ class _Beam:
         self.size, self.limit, self.eos, self.look = size, limit, eos, look
         self.enough = max(options.beam, CONSTRAINED_ENDS) if constraint.missing else size
         self.penalty, self.place, self.replace = options.length_penalty, options.place, options.replace
-        self.forgive = 0.0 if look is None else options.forgive
         self.live = [_Live(0.0, 0.0, None, constraint, False)]
         self.length = 0  # tokens of each live hypothesis
         self.ended = 0
@@ -172,7 +170,7 @@ class _Beam:
                 groups[0] = going
         chosen = self._settle(_allot([groups[missing] for missing in sorted(groups)], self.size))
         self.live = [
-            _Live(rank, total, (self.live[parent].tail, token, total), progress, over)
+            _Live(rank, total, (self.live[parent].tail, token), progress, over)
             for rank, parent, token, progress, over, total in chosen
         ]
         if not self._decided():
@@ -219,8 +217,6 @@ class _Beam:
                 over = live.over or (wants_end and left >= missing)
                 guidance = self.place * special[token] if token in special else self.replace * other
                 rank = live.rank + gain + guidance
-                if self.forgive and after.written and token != eos:
-                    rank -= self.forgive * (live.logp + gain - _before(live.tail, after.written - 1))
                 groups.setdefault(left, []).append((rank, parent, token, after, over, live.logp + gain))
         return groups
 
@@ -241,7 +237,7 @@ class _Beam:
         """Whether to stop.
 
         For certain when no live hypothesis can get better than the best that ended, were its log-probability
-        to stay as it is up to the length limit (what a term is forgiven aside). Otherwise when enough have
+        to stay as it is up to the length limit. Otherwise when enough have
         ended and the best live one is no better now; one whose fluent end has passed is not waited for.
         """
         if self.length == self.limit or not self.live:
@@ -261,16 +257,9 @@ class _Beam:
     def _hypothesis(self, logp: float, tail: tuple | None, finished: bool) -> Hypothesis:
         tokens = []
         while tail is not None:
-            tail, token, _ = tail
+            tail, token = tail
             tokens.append(token)
         return Hypothesis(tuple(reversed(tokens)), logp / self.length**self.penalty, logp, finished)
-
-
-def _before(tail: tuple | None, tokens: int) -> float:
-    """The log-probability of a hypothesis without its last tokens."""
-    for _ in range(tokens):
-        tail = tail and tail[0]
-    return tail[2] if tail else 0.0
 
 
 def _allot(groups: list[list[_Offer]], size: int) -> list[_Offer]:

@@ -177,7 +177,8 @@ class Translator:
             found = self.family.generate(self.program, model, direction, [source], options, [constraint])[0]
             target = texts.tidy(self.tokenizer.decode(found.tokens), target_lang)
             target = texts.end_as(sentence, target, target_lang)
-            return found, *(wanted.check(target) if wanted else (target, ()))
+            text, lacking = wanted.check(target) if wanted else (target, ())
+            return found, text, lacking
 
         found, target, missing = answer(wanted)
         if wanted and missing:  # a term without a space before it may have become the end of another word
