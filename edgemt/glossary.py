@@ -65,8 +65,7 @@ class Glossary(dict[str, str]):
             ]
             for term in terms
         ]
-        inner = len(INNER_STOP.findall(sentence))
-        return Wanted(terms, target_lang, tokenizer, source, spans, inner)
+        return Wanted(terms, target_lang, tokenizer, source, spans, len(INNER_STOP.findall(sentence)))
 
 
 class Wanted:
