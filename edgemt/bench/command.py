@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import importlib.util
 import json
 import math
-import os
 import sys
-import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgemt.bench.output import check_extra, check_writable, write
 from edgemt.errors import EdgemtError, UsageError
 
 if TYPE_CHECKING:
@@ -66,9 +64,9 @@ def _run(args: argparse.Namespace) -> int:
     )
     workload = read_workload(args.workload)
     for path, option in ((args.json, "--json"), (args.report, "--report")):
-        _check_writable(path, option)
+        check_writable(path, option)
     if args.report:
-        _check_extra()
+        check_extra()
     if name := emulator():
         raise UsageError(
             f"this process runs under {name}, whose times are not the device's; measure on the device"
@@ -82,11 +80,11 @@ def _run(args: argparse.Namespace) -> int:
     data = build(settings, workload, contenders, samples, machine_facts(settings.threads), skipped)
     print(render(data))
     if args.json:
-        _write(args.json, json.dumps(data, ensure_ascii=False, indent=1) + "\n")
+        write(args.json, json.dumps(data, ensure_ascii=False, indent=1) + "\n")
     if args.report:
         from edgemt.bench.page import page
 
-        _write(args.report, page(data))
+        write(args.report, page(data))
     return 0 if data["verdict"]["within_budget"] else 1
 
 
@@ -174,43 +172,6 @@ def _count(text: str, option: str, least: int) -> int:
     if not (text.isascii() and text.isdigit() and least <= int(text) <= 1_000_000):
         raise UsageError(f"{option} is {text!r}; give a whole number, at least {least}")
     return int(text)
-
-
-def _check_writable(path: Path | None, option: str) -> None:
-    """Find out now, not after minutes of measuring, that a file cannot be written."""
-    if path is None:
-        return
-    try:
-        if path.is_dir():
-            raise IsADirectoryError(None, "it is a folder")
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}."):
-            pass
-    except OSError as error:
-        raise UsageError(
-            f"cannot write {option} {path} ({error.strerror}); name a file in a folder you may write to"
-        ) from None
-
-
-def _check_extra() -> None:
-    """Only looked for, not imported yet: the process that is measured stays as the device has it."""
-    for package in ("jinja2", "matplotlib"):
-        if importlib.util.find_spec(package) is None:
-            raise UsageError(
-                f"--report needs the package {package}, which is not installed; "
-                "run: pip install 'edgemt[report]'"
-            )
-
-
-def _write(path: Path, text: str) -> None:
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise UsageError(
-            f"cannot write {path} ({error.strerror}); free some space or name another file"
-        ) from None
 
 
 def _progress(what: str, share: float) -> None:
