@@ -61,13 +61,18 @@ def page(data: dict[str, Any]) -> str:
             ),
             ("Over the run", timeline(data), "Every text as it was measured; drift or outliers show here."),
         ]
+    return fill("page.html", data=data, plots=plots, table=table)
+
+
+def fill(template: str, **values: Any) -> str:
+    """The text of the template of this package with these values in it, escaped for HTML."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("edgemt.bench", "."),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("page.html").render(data=data, plots=plots, table=table)
+    return environment.get_template(template).render(**values)
 
 
 def distribution(data: dict[str, Any]) -> str:
@@ -109,7 +114,7 @@ def distribution(data: dict[str, Any]) -> str:
     axes.axhline(
         data["settings"]["budget_ms"], color=BUDGET, linestyle="--", linewidth=1.2, label=_budget(data)
     )
-    return _svg(figure, axes, "distribution")
+    return svg(figure, axes, "distribution")
 
 
 def cumulative(data: dict[str, Any]) -> str:
@@ -126,7 +131,7 @@ def cumulative(data: dict[str, Any]) -> str:
     axes.set_ylim(0, 101)
     axes.set_ylabel("% of texts")
     _milliseconds(axes.xaxis, axes)
-    return _svg(figure, axes, "cumulative")
+    return svg(figure, axes, "cumulative")
 
 
 def timeline(data: dict[str, Any]) -> str:
@@ -156,7 +161,7 @@ def timeline(data: dict[str, Any]) -> str:
         right.set_ylabel("°C")
         right.set_ylim(min(20, *(t for _, t in heat)), max(90, *(t for _, t in heat)))
         axes.plot([], [], color="#555555", linewidth=1.2, label="temperature")
-    return _svg(figure, axes, "timeline")
+    return svg(figure, axes, "timeline")
 
 
 def _figure() -> tuple[Figure, Axes]:
@@ -176,7 +181,7 @@ def _budget(data: dict[str, Any]) -> str:
     return f"budget {data['settings']['budget_ms']:g} ms"
 
 
-def _svg(figure: Figure, axes: Axes, name: str) -> str:
+def svg(figure: Figure, axes: Axes, name: str) -> str:
     """The figure as an SVG element that scales with its column; ids are made unique to `name`."""
     figure.legend(
         loc="outside upper left", ncols=2, frameon=False, fontsize=8, handlelength=1.4, markerscale=3
