@@ -28,6 +28,7 @@ COMMANDS = {
     "inspect": Command(
         "edgemt.inspect_command", "show what a bundle is, its checksums and its precision by layer"
     ),
+    "doctor": Command("edgemt.doctor.command", "say what this machine can run, and what is missing"),
 }
 
 
