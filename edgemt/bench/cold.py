@@ -9,12 +9,15 @@ import importlib
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgemt.errors import EdgemtError
 
 if TYPE_CHECKING:
+    from edgemt.bench.contenders import Mode
+    from edgemt.bench.workload import Sentence
     from edgemt.bundle import Bundle
 
 
@@ -29,18 +32,18 @@ class Start(NamedTuple):
     peak_rss_bytes: int | None  # VmHWM after all texts of the job; None where /proc does not tell
 
 
-Text = tuple[str, str | None, str | None]  # source, source_lang, target_lang
-
-
-def cold_start(bundle: Bundle, threads: int, beam: int | None, texts: list[Text]) -> Start:
-    """Start a process that translates `texts` and watch it. Raises EdgemtError if it fails."""
+def cold_start(bundle: Bundle, threads: int, mode: Mode, sentences: Sequence[Sentence]) -> Start:
+    """Start a process that translates the sentences and watch it. Raises EdgemtError if it fails."""
     import subprocess
 
+    texts = [
+        (s.source, s.source_lang, s.target_lang, dict(s.terms) if mode.glossary else None) for s in sentences
+    ]
     job = {
         "bundle": str(bundle.path.resolve()),
         "target": bundle.manifest.target,
         "threads": threads,
-        "beam": beam,
+        "beam": mode.beam,
         "texts": texts,
     }
     begin = time.monotonic_ns()
@@ -83,8 +86,10 @@ def main() -> int:
     translator = load(job["bundle"], threads=job["threads"])
     loaded = time.monotonic_ns()
     translated = None
-    for source, source_lang, target_lang in job["texts"]:
-        translator.translate(source, source_lang=source_lang, target_lang=target_lang, beam=job["beam"])
+    for source, source_lang, target_lang, terms in job["texts"]:
+        translator.translate(
+            source, source_lang=source_lang, target_lang=target_lang, glossary=terms, beam=job["beam"]
+        )
         translated = translated or time.monotonic_ns()
     print(json.dumps({"at_ns": [begun, imported, loaded, translated], "peak_rss_bytes": peak_rss()}))
     return 0

@@ -8,22 +8,25 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgemt.bench.cold import Start
 from edgemt.bench.conditions import compare
-from edgemt.bench.measure import SEED, Counts, Samples
+from edgemt.bench.contenders import Mode
+from edgemt.bench.measure import SEED, Samples
 from edgemt.bench.stats import F64, LEVEL, percentile, percentile_intervals, ratio_interval
-from edgemt.bench.workload import Sentence, Workload, bucket_of
+from edgemt.bench.workload import Sentence, Workload, bucket_of, estimated_tokens
 from edgemt.bundle import Bundle
 
 FORMAT = "edgemt-bench"
-FORMAT_VERSION = "1.0"
+FORMAT_VERSION = "1.1"
 FIGURES = (50.0, 90.0, 99.0)
 
 
@@ -36,34 +39,44 @@ class Settings:
     rounds: int
     warmup: int
     threads: int
-    beam: int | None  # None: the bundle's own default
+    beam: int | None = None  # as given with --beam
 
 
 @dataclass(frozen=True)
-class Contender:
-    """One bundle and what was found about it apart from the timed rounds."""
+class Counts:
+    """Tokens of each sentence as one bundle counts them; lists of length [sentences]."""
+
+    source: list[int]
+    target: list[int]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One contender and what was found about it apart from the timed rounds."""
 
     label: str
-    bundle: Bundle
+    kind: Literal["bundle", "command"]
     starts: list[Start]  # fresh processes; the first one translated the whole workload
-    counts: Counts
+    mode: Mode | None = None  # of a bundle
+    bundle: Bundle | None = None
+    counts: Counts | None = None  # of a bundle
 
 
 def build(
     settings: Settings,
     workload: Workload,
-    contenders: list[Contender],
+    rows: list[Row],
     samples: Samples,
     machine: dict[str, Any],
     skipped: int,
 ) -> dict[str, Any]:
     """Put a run together. `skipped` texts were left out because not every bundle has their languages."""
-    buckets = [
-        s.bucket or bucket_of(n) for s, n in zip(workload.sentences, contenders[0].counts.source, strict=True)
-    ]
+    counted = next((row.counts.source for row in rows if row.counts), None)
+    sources = counted or [estimated_tokens(s.source) for s in workload.sentences]
+    buckets = [s.bucket or bucket_of(n) for s, n in zip(workload.sentences, sources, strict=True)]
     bundles = [
-        _bundle(settings, workload.sentences, buckets, contender, samples, place)
-        for place, contender in enumerate(contenders)
+        _row(settings, workload.sentences, buckets, counted, row, samples, place)
+        for place, row in enumerate(rows)
     ]
     over = [
         {"bundle": bundle["label"], "bucket": group["tokens"], "ms": group["budget_percentile"]["ms"]}
@@ -102,37 +115,50 @@ def build(
     }
 
 
-def _bundle(
+def _row(
     settings: Settings,
     sentences: list[Sentence],
     buckets: list[int],
-    contender: Contender,
+    sources: list[int] | None,
+    row: Row,
     samples: Samples,
     place: int,
 ) -> dict[str, Any]:
+    """One row. `sources`: tokens of the texts by the first bundle, which stand in for those of a command."""
     times, base = samples.ms[place], samples.ms[0] if place else None
-    targets = np.array(contender.counts.target)
+    targets = np.array(row.counts.target) if row.counts else None
+    source_tokens = row.counts.source if row.counts else sources
     directions = [f"{s.source_lang or '?'}-{s.target_lang or '?'}" for s in sentences]
 
     def group(chosen: list[int]) -> dict[str, Any]:
-        return _group(settings, times[chosen], None if base is None else base[chosen], targets[chosen])
+        return _group(
+            settings,
+            times[chosen],
+            None if base is None else base[chosen],
+            None if targets is None else targets[chosen],
+        )
 
     def where(values: list[Any], value: Any) -> list[int]:
         return [index for index, other in enumerate(values) if other == value]
 
-    manifest, whole, starts = contender.bundle.manifest, contender.starts[0], contender.starts
+    manifest = row.bundle.manifest if row.bundle else None
+    minor, major = samples.faults[place].tolist()
     return {
-        "label": contender.label,
-        "name": manifest.name,
-        "target": manifest.target,
-        "precision": manifest.precision,
-        "digest": manifest.digest,
-        "bytes": size_on_disk(contender.bundle),
-        "beam": settings.beam or manifest.generation.get("beam", 1),
-        "load_s": statistics.median(start.load_s for start in starts),
-        "cold_start_s": statistics.median(start.first_s for start in starts),
-        "cold_starts": [start._asdict() for start in starts],
-        "peak_rss_bytes": whole.peak_rss_bytes,
+        "label": row.label,
+        "kind": row.kind,
+        "mode": row.mode.name if row.mode else None,
+        "name": manifest.name if manifest else None,
+        "target": manifest.target if manifest else None,
+        "precision": manifest.precision if manifest else None,
+        "digest": manifest.digest if manifest else None,
+        "bytes": size_on_disk(row.bundle) if row.bundle else None,
+        "beam": (row.mode and row.mode.beam) or (manifest.generation.get("beam", 1) if manifest else None),
+        "texts_with_terms": sum(bool(s.terms) for s in sentences) if row.mode and row.mode.glossary else 0,
+        "load_s": _median(start.load_s for start in row.starts),
+        "cold_start_s": _median(start.first_s for start in row.starts),
+        "cold_starts": [start._asdict() for start in row.starts],
+        "peak_rss_bytes": row.starts[0].peak_rss_bytes,
+        "page_faults": {"minor": minor, "major": major},
         "overall": group(list(range(len(sentences)))),
         "buckets": [{"tokens": b, **group(where(buckets, b))} for b in sorted(set(buckets))],
         "directions": [{"pair": d, **group(where(directions, d))} for d in sorted(set(directions))],
@@ -141,8 +167,8 @@ def _bundle(
                 "line": sentence.number,
                 "pair": directions[index],
                 "bucket": buckets[index],
-                "source_tokens": contender.counts.source[index],
-                "target_tokens": contender.counts.target[index],
+                "source_tokens": source_tokens[index] if source_tokens else None,
+                "target_tokens": row.counts.target[index] if row.counts else None,
                 "ms": [round(v, 4) for v in times[index].tolist()],
                 "at_s": [round(v, 4) for v in samples.at_s[place, index].tolist()],
             }
@@ -151,12 +177,17 @@ def _bundle(
     }
 
 
-def _group(settings: Settings, times: F64, base: F64 | None, targets: Any) -> dict[str, Any]:
-    """The figures of some texts: `times` and `base` [texts, rounds] ms, `targets` [texts] tokens."""
+def _median(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.median(known) if known else None
+
+
+def _group(settings: Settings, times: F64, base: F64 | None, targets: NDArray[Any] | None) -> dict[str, Any]:
+    """The figures of some texts: `times` and `base` [texts, rounds] ms, `targets` [texts] tokens if known."""
     wanted = [*FIGURES, settings.percentile]
     values = [percentile(times, q) for q in wanted]
     intervals = [list(bounds) for bounds in percentile_intervals(times, wanted)]
-    tokens = int(targets.sum()) * times.shape[1]
+    tokens = None if targets is None else int(targets.sum()) * times.shape[1]
     found = {
         "texts": times.shape[0],
         "timings": times.size,
@@ -167,7 +198,7 @@ def _group(settings: Settings, times: F64, base: F64 | None, targets: Any) -> di
         "budget_percentile": {"ms": values[-1], "interval": intervals[-1]},
         "max_ms": float(times.max()),
         "mean_ms": float(times.mean()),
-        "target_tokens_per_s": tokens / (times.sum() / 1000),
+        "target_tokens_per_s": None if tokens is None else tokens / (times.sum() / 1000),
         "ms_per_target_token": float(times.sum()) / tokens if tokens else None,
     }
     if base is not None:

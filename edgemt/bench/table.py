@@ -112,14 +112,16 @@ def interval(figure: dict[str, Any]) -> str:
 
 def facts(bundle: dict[str, Any]) -> dict[str, str]:
     """Size, memory and start of a bundle in words."""
-    rss = bundle["peak_rss_bytes"]
-    return {
-        "on disk": f"{bundle['bytes'] / 1e6:.1f} MB",
+    rss, size, load = bundle["peak_rss_bytes"], bundle["bytes"], bundle["load_s"]
+    terms = f", {bundle['texts_with_terms']} texts with terms" if bundle["texts_with_terms"] else ""
+    found = {
+        "on disk": f"{size / 1e6:.1f} MB" if size else None,
         "peak RSS": f"{rss / 1e6:.0f} MB" if rss else "not told here",
-        "load": f"{bundle['load_s']:.2f} s",
+        "load": None if load is None else f"{load:.2f} s",
         "cold start": f"{bundle['cold_start_s']:.2f} s",
-        "search": "greedy" if bundle["beam"] == 1 else f"beam {bundle['beam']}",
+        "search": bundle["mode"] and f"{bundle['mode']}{terms}",
     }
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def rows(data: dict[str, Any], bundle: dict[str, Any]) -> tuple[list[str], list[tuple[list[str], bool]]]:
@@ -148,7 +150,7 @@ def rows(data: dict[str, Any], bundle: dict[str, Any]) -> tuple[list[str], list[
         per_token = group["ms_per_target_token"]
         row += [
             ms(group["max_ms"]),
-            f"{group['target_tokens_per_s']:.0f}",
+            f"{group['target_tokens_per_s']:.0f}" if group["target_tokens_per_s"] is not None else "–",
             ms(per_token) if per_token else "–",
         ]
         row += [ms(group["ratio_to_first"]["ratio"]), interval(group["ratio_to_first"])] if ratio else []
@@ -177,8 +179,10 @@ def comparison(data: dict[str, Any]) -> tuple[list[str], list[tuple[list[str], b
         overall, ratio = bundle["overall"], bundle["overall"].get("ratio_to_first")
         row = [bundle["label"], ms(overall["p50"]["ms"]), ms(overall["p99"]["ms"])]
         row += [ms(ratio["ratio"]), interval(ratio)] if ratio else ["1", ""]
-        row.append(f"{overall['target_tokens_per_s']:.0f}")
-        row += [value for name, value in facts(bundle).items() if name in header]
+        rate = overall["target_tokens_per_s"]
+        row.append("–" if rate is None else f"{rate:.0f}")
+        known = facts(bundle)
+        row += [known.get(name, "–") for name in header[6:]]
         cells.append((row, bundle["label"] in over))
     return header, cells
 

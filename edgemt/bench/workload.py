@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgemt.errors import UsageError
 
 WORKLOAD = Path(__file__).parents[1] / "data" / "workload.tsv"
-COLUMNS = ("bucket", "source_lang", "target_lang", "source", "origin")
+COLUMNS = ("bucket", "source_lang", "target_lang", "source", "terms", "origin")
+WIDE_PER_TOKEN, NARROW_PER_TOKEN = 1.2, 3.3  # characters a token: Chinese, others (the default bundle's)
 BUCKETS = (5, 10, 15, 25, 40, 60)  # nominal source tokens
 
 
@@ -24,6 +26,7 @@ class Sentence:
     bucket: int | None = None
     source_lang: str | None = None
     target_lang: str | None = None
+    terms: Mapping[str, str] = field(default_factory=dict)  # source term -> target term, for --modes glossary
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,12 @@ def bucket_of(tokens: int) -> int:
     while buckets[-1] < tokens:
         buckets.append(buckets[-1] * 2)
     return min(buckets, key=lambda bucket: abs(math.log(max(tokens, 1) / bucket)))
+
+
+def estimated_tokens(text: str) -> int:
+    """Source tokens guessed from the characters, for where no bundle counts them."""
+    wide = sum(char > "\u2e7f" for char in text)
+    return max(1, round(wide / WIDE_PER_TOKEN + (len(text) - wide) / NARROW_PER_TOKEN))
 
 
 def read_workload(path: Path | None) -> Workload:
@@ -94,4 +103,15 @@ def _row(file: Path, number: int, row: dict[str, str]) -> Sentence:
         int(bucket) if bucket else None,
         row.get("source_lang", "").strip() or None,
         row.get("target_lang", "").strip() or None,
+        _terms(file, number, row.get("terms", "")),
     )
+
+
+def _terms(file: Path, number: int, text: str) -> dict[str, str]:
+    pairs = [part.partition("=") for part in text.split(";") if part.strip()]
+    terms = {source.strip(): target.strip() for source, _, target in pairs}
+    if not all(terms) or not all(terms.values()):
+        raise UsageError(
+            f"line {number} of the workload {file} has the terms {text!r}; write source=target; source=target"
+        )
+    return terms
