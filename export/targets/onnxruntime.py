@@ -8,6 +8,7 @@ from onnx import TensorProto, helper
 from edgemt.export.graphs.graphset import Canonical, GraphSet, Layer, initializer
 from edgemt.export.targets import Lowered, Ranges
 from edgemt.export.targets.float16 import to_float16
+from edgemt.export.targets.greedy import add_greedy
 from edgemt.export.targets.quantize import S8_PAIRED, Quantizer, activations
 
 __all__ = ["activations", "lower"]
@@ -30,8 +31,10 @@ def lower(canonical: Canonical, precision: str, ranges: Ranges | None = None) ->
         graphs = Quantizer(graphs, WEIGHTS, ranges or {}).run()
     elif precision == "int8-dynamic":
         graphs = Quantizer(graphs, WEIGHTS).run()
-    heads = add_heads(graphs, canonical.model.suppress, canonical.model.vocab_size)
-    return Lowered(heads, layer_table(canonical, graphs))
+    lowered = add_heads(graphs, canonical.model.suppress, canonical.model.vocab_size)
+    if precision != "fp16":  # half precision is for GPUs, and its graphs are full of casts
+        lowered = add_greedy(lowered, canonical)
+    return Lowered(lowered, layer_table(canonical, graphs))
 
 
 def layer_table(canonical: Canonical, graphs: GraphSet) -> list[Layer]:

@@ -19,6 +19,7 @@ from edgemt.export.targets.quantize import S8, S8_PAIRED, U8, quantize_weight
 from edgemt.runtimes import open_program
 from edgemt.runtimes.protocol import Want
 from edgemt.tokenizer import Tokenizer
+from edgemt.translator import Translator
 
 PRECISIONS = ("fp32", "fp16", "int8-static", "int8-dynamic")
 # Of the standard deviation of FP32's logits; random weights are harder than trained ones.
@@ -67,7 +68,7 @@ def test_stays_near_fp32(bundles: dict[str, Path], precision: str) -> None:
 
 
 @pytest.mark.parametrize("precision", ["int8-static", "int8-dynamic"])
-@pytest.mark.parametrize("role", ["encoder", "step"])
+@pytest.mark.parametrize("role", ["encoder", "step", "greedy"])
 def test_onnxruntime_fuses_every_quantised_product(
     bundles: dict[str, Path], precision: str, role: str, tmp_path: Path
 ) -> None:
@@ -77,6 +78,8 @@ def test_onnxruntime_fuses_every_quantised_product(
     options.log_severity_level = 3
     onnxruntime.InferenceSession(str(bundles[precision] / f"{role}.onnx"), options)
     graph = onnx.load(options.optimized_model_filepath, load_external_data=False).graph
+    if role == "greedy":
+        graph, role = body(graph), "step"
     made_by = {name: node.op_type for node in graph.node for name in node.output}
     for node in graph.node:
         if node.op_type in ("MatMul", "FusedMatMul", "Gemm"):
@@ -85,6 +88,47 @@ def test_onnxruntime_fuses_every_quantised_product(
     layers = open_bundle(bundles[precision]).manifest.layers
     products = [layer for layer in layers if layer["graph"] == role and layer["op"] == "MatMul"]
     assert sum(node.op_type == fused for node in graph.node) == len(products) > 0
+
+
+def body(graph: onnx.GraphProto) -> onnx.GraphProto:
+    """What the greedy graph does for each token."""
+    (loop,) = (node for node in graph.node if node.op_type == "Loop")
+    return next(attribute.g for attribute in loop.attribute if attribute.name == "body")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8-static", "int8-dynamic"])
+def test_the_greedy_graph_says_what_steps_say(bundles: dict[str, Path], precision: str) -> None:
+    opened = open_bundle(bundles[precision])
+    program, model = open_program(opened.directory, opened.manifest), opened.manifest.model
+    tokenizer, end = Tokenizer.of(opened), np.array([model.eos_id], np.int32)
+    start = np.array([[model.start_id]], np.int32)
+    lengths = set()
+    for zh, _ in marian.sentences()[:12]:
+        ids = np.array([[*tokenizer.encode(zh), model.eos_id]], np.int32)
+        source = program.encode(ids, np.array([ids.shape[1]], np.int32))
+        for most in (1, 7, 30):
+            whole = program.greedy(source, start, most, end)[0].tolist()
+            session = program.open(source, np.array([0], np.int32), most)
+            tokens, token = [], model.start_id
+            while len(tokens) < most and token != model.eos_id:
+                step = session.step(np.array([[token]], np.int32), np.array([1], np.int32), Want())
+                token = int(step.ids[0, 0, 0])
+                tokens.append(token)
+            assert whole == [token for token in tokens if token != model.eos_id]
+            lengths.add(len(whole))
+    assert max(lengths) > 7
+
+
+def test_the_step_graph_is_loaded_when_something_else_than_greedy_search_needs_it(
+    bundles: dict[str, Path],
+) -> None:
+    opened = open_bundle(bundles["int8-dynamic"])
+    translator = Translator(opened)
+    zh = marian.sentences()[0][0]
+    translator.translate(zh, source_lang="zh", target_lang="en")
+    assert translator.program._loaded_step is None
+    translator.translate(zh, source_lang="zh", target_lang="en", beam=2)
+    assert translator.program._loaded_step is not None
 
 
 def test_every_weight_is_int8_and_the_tied_one_is_stored_once(bundles: dict[str, Path]) -> None:
