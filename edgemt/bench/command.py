@@ -27,6 +27,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--beam", default=None, metavar="N", help="short for --modes beamN")
     add("--json", type=Path, metavar="FILE", help="write everything, with each single time, as JSON")
     add("--report", type=Path, metavar="FILE.html", help="write a page with plots")
+    runs = "compare files of --json with the first one; repeat it for each side to give several runs of one"
+    add("--compare", action="append", nargs="+", type=Path, metavar="JSON", help=runs)
+    add(
+        "--max-slowdown",
+        metavar="PCT",
+        help="with --compare: exit with 1 if shown to be slower by more than this",
+    )
     parser.epilog = "Exit code: 0 within the budget, 1 over it, 2 if nothing could be measured."
 
 
@@ -39,6 +46,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
+    if args.compare or args.max_slowdown is not None:
+        return _compare(args)
     from edgemt.bench.contenders import Mode
     from edgemt.bench.facts import emulator, machine_facts
     from edgemt.bench.results import Settings, build
@@ -104,3 +113,21 @@ def _progress(what: str, share: float) -> None:
     if sys.stderr.isatty():
         line = f"{what} {share:4.0%}" if what else ""
         print(f"\r{line:<40}", end="" if what else "\r", file=sys.stderr, flush=True)
+
+
+def _compare(args: argparse.Namespace) -> int:
+    from edgemt.bench.compare import run as compare
+
+    if not args.compare:
+        raise UsageError("--max-slowdown judges a comparison; name the runs with --compare")
+    if args.bundle or args.workload or args.modes or args.beam:
+        raise UsageError("--compare measures nothing; leave out --bundle, --workload, --modes and --beam")
+    sides = args.compare if len(args.compare) > 1 else [[path] for path in args.compare[0]]
+    slowdown = args.max_slowdown
+    return compare(
+        sides,
+        json_path=args.json,
+        report=args.report,
+        max_slowdown=None if slowdown is None else options.number(slowdown, "--max-slowdown", above=-1),
+        strict=getattr(args, "strict", False),
+    )
