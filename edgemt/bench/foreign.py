@@ -86,6 +86,14 @@ class Foreign:
         """CPU seconds that the running processes and their children have used; 0 where it is not told."""
         return sum(_cpu_s(pid) for process in self._processes.values() for pid in process.members())
 
+    def faults(self) -> tuple[int, int]:
+        """Minor and major page faults of the running processes and their children so far."""
+        fields = [_stat(pid) for process in self._processes.values() for pid in process.members()]
+        return (
+            sum(int(found[7]) for found in fields if found),
+            sum(int(found[9]) for found in fields if found),
+        )
+
     def close(self) -> None:
         """End all processes: their input ends, and what is still there after `GRACE_S` is killed."""
         while self._processes:
