@@ -12,6 +12,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 BEGIN, END = 77001, 77002  # count.c knows them
@@ -21,10 +22,8 @@ Translate = Callable[[dict[str, Any]], tuple[str, int]]  # a text of the job -> 
 
 def mark(what: int) -> None:
     """Tell the plugin; for anybody else this is a close() that fails."""
-    try:
+    with suppress(OSError):
         os.close(-what)
-    except OSError:
-        pass
 
 
 def edgemt_translate(job: dict[str, Any]) -> Translate:
