@@ -28,6 +28,7 @@ COMMANDS = {
     "inspect": Command(
         "edgemt.inspect_command", "show what a bundle is, its checksums and its precision by layer"
     ),
+    "pack": Command("edgemt.pack.command", "write a kit that installs on a device without a network"),
     "doctor": Command("edgemt.doctor.command", "say what this machine can run, and what is missing"),
 }
 

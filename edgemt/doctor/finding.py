@@ -27,7 +27,7 @@ class Finding:
 
 def pip_install(*requirements: str) -> str:
     """The command that installs `requirements` where this Python will find them."""
-    if (Path(sys.prefix) / KIT).is_file():
+    if in_kit():
         return "sudo sh install.sh (in the folder of the kit: it repairs what is damaged)"
     python = at_home(sys.executable)
     wanted = " ".join(shlex.quote(text) for text in requirements)
@@ -35,6 +35,11 @@ def pip_install(*requirements: str) -> str:
         return f"{python} -m venv ~/edgemt && ~/edgemt/bin/python -m pip install edgemt {wanted}"
     ensure = "" if importlib.util.find_spec("pip") else f"{python} -m ensurepip && "
     return f"{ensure}{python} -m pip install {wanted}"
+
+
+def in_kit() -> bool:
+    """Whether this edgemt was installed from a kit, which has no pip."""
+    return (Path(sys.prefix) / KIT).is_file()
 
 
 def _managed_by_the_system() -> bool:

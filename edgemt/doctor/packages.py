@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from importlib import metadata
 from typing import NamedTuple
 
-from edgemt.doctor.finding import Finding, pip_install
+from edgemt.doctor.finding import Finding, in_kit, pip_install
 
 # What edgemt needs where its own metadata is not there to say so (a bare copy of the source).
 DEVICE = ["numpy>=2.0,<3", "onnxruntime==1.28.0", "sentencepiece==0.2.3", "sentencex==1.0.32"]
@@ -83,6 +83,11 @@ def device_package(needed: Requirement) -> Iterator[Finding]:
 
 def extra_findings() -> Iterator[Finding]:
     """One finding an extra. Nothing is imported: torch alone would take seconds."""
+    if in_kit():
+        yield Finding(
+            "extras", "absent", "not part of a kit; they are for the machine that exports and packs"
+        )
+        return
     wanted = requirements()
     for extra in EXTRAS:
         names = [needed for needed in wanted if needed.extra == extra]

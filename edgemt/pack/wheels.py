@@ -32,6 +32,7 @@ class Wheel(NamedTuple):
 
 def pip(*arguments: str, environment: dict[str, str] | None = None) -> str | None:
     """Run pip quietly; None if it went well, else the line in which it says why not."""
+    clean = {key: value for key, value in os.environ.items() if key != "PYTHONWARNINGS"}  # are not pip's
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", *arguments]
     try:
         done = subprocess.run(
@@ -40,7 +41,7 @@ def pip(*arguments: str, environment: dict[str, str] | None = None) -> str | Non
             text=True,
             errors="replace",
             stdin=subprocess.DEVNULL,
-            env={**os.environ, **(environment or {})},
+            env={**clean, **(environment or {})},
         )
     except OSError as error:
         return f"pip cannot be started: {error.strerror}"
