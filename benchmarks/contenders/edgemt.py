@@ -41,7 +41,9 @@ def prepare(checkpoint: Path, out: Path, *options: str) -> None:
         few.write_text("".join(lines[: HELDOUT + 1]), encoding="utf-8")
         gate = ["--heldout", str(few), "--max-bleu-drop", "100", "--max-new-critical", str(HELDOUT)]
         command = [sys.executable, "-m", "edgemt.cli", "export", str(checkpoint), *options, *gate]
-        subprocess.run([*command, "--name", "medical-zh-en", "-o", str(out)], check=True, stdout=sys.stderr)
+        command += ["--name", "medical-zh-en", "-o", str(out)]
+        if code := subprocess.run(command, stdout=sys.stderr).returncode:
+            sys.exit(code)  # its last line on stderr says why
 
 
 if __name__ == "__main__":
