@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from edgemt.bench import options
+from edgemt.bench import derived, options
 from edgemt.errors import EdgemtError, UsageError
 
 
@@ -15,7 +15,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     several = "bundle to measure; several are measured side by side (default: the one that edgemt has)"
     add("-b", "--bundle", action="append", type=Path, metavar="BUNDLE", help=several)
-    add("--budget-ms", default="500", metavar="MS", help="milliseconds a text may take (default: 500)")
+    add("--budget-ms", metavar="MS", help="milliseconds a text may take (default: 500)")
     share = "per cent of the texts of each bucket that must be within the budget (default: 99)"
     add("--percentile", default="99", metavar="P", help=share)
     add("--workload", type=Path, metavar="FILE", help="texts, one a line, or a TSV (default: medical)")
@@ -27,13 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--beam", default=None, metavar="N", help="short for --modes beamN")
     add("--json", type=Path, metavar="FILE", help="write everything, with each single time, as JSON")
     add("--report", type=Path, metavar="FILE.html", help="write a page with plots")
-    runs = "compare files of --json with the first one; repeat it for each side to give several runs of one"
-    add("--compare", action="append", nargs="+", type=Path, metavar="JSON", help=runs)
-    add(
-        "--max-slowdown",
-        metavar="PCT",
-        help="with --compare: exit with 1 if shown to be slower by more than this",
-    )
+    derived.configure(parser)
     parser.epilog = "Exit code: 0 within the budget, 1 over it, 2 if nothing could be measured."
 
 
@@ -46,8 +40,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    if args.compare or args.max_slowdown is not None:
-        return _compare(args)
+    if derived.asked_for(args):
+        return derived.run(args)
     from edgemt.bench.contenders import Mode
     from edgemt.bench.facts import emulator, machine_facts
     from edgemt.bench.results import Settings, build
@@ -55,7 +49,7 @@ def _run(args: argparse.Namespace) -> int:
     from edgemt.bench.workload import read_workload
 
     settings = Settings(
-        budget_ms=options.number(args.budget_ms, "--budget-ms", above=0),
+        budget_ms=options.number(args.budget_ms or "500", "--budget-ms", above=0),
         percentile=options.number(args.percentile, "--percentile", above=0, most=100),
         rounds=options.count(args.rounds, "--rounds", 1),
         warmup=options.count(args.warmup, "--warmup", 0),
@@ -113,21 +107,3 @@ def _progress(what: str, share: float) -> None:
     if sys.stderr.isatty():
         line = f"{what} {share:4.0%}" if what else ""
         print(f"\r{line:<40}", end="" if what else "\r", file=sys.stderr, flush=True)
-
-
-def _compare(args: argparse.Namespace) -> int:
-    from edgemt.bench.compare import run as compare
-
-    if not args.compare:
-        raise UsageError("--max-slowdown judges a comparison; name the runs with --compare")
-    if args.bundle or args.workload or args.modes or args.beam:
-        raise UsageError("--compare measures nothing; leave out --bundle, --workload, --modes and --beam")
-    sides = args.compare if len(args.compare) > 1 else [[path] for path in args.compare[0]]
-    slowdown = args.max_slowdown
-    return compare(
-        sides,
-        json_path=args.json,
-        report=args.report,
-        max_slowdown=None if slowdown is None else options.number(slowdown, "--max-slowdown", above=-1),
-        strict=getattr(args, "strict", False),
-    )

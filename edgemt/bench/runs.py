@@ -103,11 +103,13 @@ def same_workload(runs: list[Run]) -> None:
 
 
 def way(data: dict[str, Any]) -> str:
-    """How the texts came: one at a time unless the file names another way."""
-    settings = data["settings"]
-    rate, soak = settings.get("rate_per_s"), settings.get("soak_minutes")
-    arrival = f"texts arriving at {rate:g} a second" if rate else "one text at a time"
-    return arrival + (f" for {soak:g} minutes" if soak else "")
+    """How the texts came: one at a time (so it was before version 1.1) unless the file names another way."""
+    load = data.get("load", {})
+    if load.get("kind") == "open":
+        return f"{load['arrivals']} arrivals of {load['rate_per_s']:g} texts a second"
+    if load.get("kind") == "soak":
+        return f"a soak of {load['soak_minutes']:g} minutes"
+    return "one text at a time"
 
 
 def differences(sides: list[Side]) -> list[dict[str, Any]]:

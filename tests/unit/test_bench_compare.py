@@ -165,6 +165,7 @@ def test_files_are_told_apart_by_path_where_their_names_are_alike(tmp_path, file
 
 
 GOOD = measured([row(times(1))])
+OPEN = {"kind": "open", "rate_per_s": 2.0, "arrivals": "poisson", "soak_minutes": None}
 
 
 @pytest.mark.parametrize(
@@ -176,7 +177,7 @@ GOOD = measured([row(times(1))])
         ({**GOOD, "kind": "projected"}, "holds no measurement (projected)"),
         ({**GOOD, "format_version": "2.0"}, "has format version 2.0"),
         ({**GOOD, "workload": {"name": "notes.txt", "sha256": "bb"}}, "different workloads"),
-        ({**GOOD, "settings": {"threads": 1, "rate_per_s": 2.0}}, "texts arriving at 2 a second"),
+        ({**GOOD, "load": OPEN}, "poisson arrivals of 2 texts a second"),
         ({k: v for k, v in GOOD.items() if k != "bundles"}, "is damaged"),
         (measured([row(np.zeros((144, 1)))]), "is damaged"),
         (measured([{**row(times(1)), "texts": []}]), "no text in common"),
