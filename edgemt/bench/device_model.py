@@ -73,7 +73,8 @@ def read_device(name: str) -> Device:
 
 def draw(device: Device, count: int = 1000) -> Draws:
     rng = np.random.default_rng(SEED)
-    values = {name: rng.uniform(*p["range"], count) for name, p in device.parameters.items()}
+    ranges = {name: p["range"] for name, p in device.parameters.items()}
+    values = {name: rng.uniform(low, high, count) for name, (low, high) in ranges.items()}
     return Draws(device, count, values)
 
 
@@ -131,7 +132,8 @@ def predict(draws: Draws, point: dict[str, Any]) -> list[float]:
     `instructions_per_dot` (a range) instructions each; `point["threads"]` share it.
     """
     work, threads = point["work"], point["threads"]
-    per_dot = np.random.default_rng(SEED + 1).uniform(*work.get("instructions_per_dot", (0, 0)), draws.count)
+    fewest, most = work.get("instructions_per_dot", (0, 0))
+    per_dot = np.random.default_rng(SEED + 1).uniform(fewest, most, draws.count)
     gain = 1 + (threads - 1) * draws["split_gain"]
     compute = work.get("dots", 0) * per_dot / (draws["kernel_ipc"] * draws.device.hertz * gain)
     memory = draws["memory_gb_s_one" if threads == 1 else "memory_gb_s_all"]

@@ -18,6 +18,7 @@ DEVICE = {"numpy", "onnxruntime", "sentencepiece", "sentencex", "edgemt"}
 # Files with an optional feature: the latency report as a page, and taps for calibration.
 EXTRAS = {
     "edgemt/bench/page.py": {"jinja2", "matplotlib"},
+    "edgemt/bench/compare_page.py": {"matplotlib"},
     "edgemt/bench/command.py": {"jinja2", "matplotlib"},
     "runtimes/ort_graph.py": {"onnx"},
 }
