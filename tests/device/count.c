@@ -164,20 +164,24 @@ static void begin(void) {
     counting = true;
 }
 
+/* Copied first: another thread of the guest may still be executing. */
 static void end(void) {
-    uint64_t number = 0;
+    uint64_t number = 0, most = 0;
     counting = false;
     for (struct chunk *chunk = chunks; chunk; chunk = chunk->next)
-        for (size_t i = 0; i < chunk->used; i++)
-            number += chunk->blocks[i].count != 0;
-    fwrite(&number, sizeof number, 1, out);
+        most += chunk->used;
+    struct block *copy = malloc(most * sizeof *copy + 1);
+    if (!copy)
+        abort();
     for (struct chunk *chunk = chunks; chunk; chunk = chunk->next)
-        for (size_t i = 0; i < chunk->used; i++)
-            if (chunk->blocks[i].count)
-                fwrite(&chunk->blocks[i], sizeof chunk->blocks[i], 1, out);
+        for (size_t i = 0; i < chunk->used && number < most; i++)
+            if ((copy[number] = chunk->blocks[i]).count)
+                number++;
+    fwrite(&number, sizeof number, 1, out);
+    fwrite(copy, sizeof *copy, number, out);
+    free(copy);
     fflush(out);
-    if (at_out)
-        fflush(at_out);
+    fflush(at_out);
 }
 
 static void called(qemu_plugin_id_t id, unsigned cpu, int64_t number, uint64_t a1, uint64_t a2, uint64_t a3,

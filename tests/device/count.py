@@ -9,47 +9,18 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from edgemt import text as cutting
 from edgemt.bench.workload import BUCKETS, Sentence, read_workload
 from edgemt.bundle import DEFAULT, MANIFEST, open_bundle
 from edgemt.errors import EdgemtError
-from edgemt.manifest import Manifest
 from edgemt.translator import Translator
-from tests.device import blocks
-from tests.device.blocks import Counts
-
-PER_DOT = 16  # multiplications of one SDOT
-
-
-@dataclass(frozen=True)
-class Text:
-    """A text, counted."""
-
-    bucket: int
-    source_tokens: int
-    target_tokens: int
-    translation: str
-    counts: Counts  # mean of the repeats
-    spread: float  # the largest difference between repeats, relative to the mean
-    floor: int  # instructions, see `floor`
-
-
-@dataclass(frozen=True)
-class Row:
-    """A model at a beam width."""
-
-    name: str
-    digest: str
-    precision: str
-    beam: int
-    tools: dict[str, str]
-    texts: list[Text]
+from tests.device import blocks, figures
+from tests.device.figures import PEER, Row, Text
+from tests.device.floor import floor
 
 
 def choose(buckets: list[int], texts: int) -> list[Sentence]:
@@ -72,9 +43,7 @@ def reference() -> Translator:
 def sentences_of(sentence: Sentence) -> list[str]:
     """The sentences that edgemt cuts the text into, without what it copies."""
     translator = reference()
-    from edgemt import text as texts
-
-    pieces = texts.pieces(texts.well_formed(sentence.source), str(sentence.source_lang), translator.fits)
+    pieces = cutting.pieces(cutting.well_formed(sentence.source), str(sentence.source_lang), translator.fits)
     return [piece.text for piece in pieces if piece.translate]
 
 
@@ -94,24 +63,16 @@ def jobs_of(model: Path, beam: int, texts: list[Sentence], repeats: int) -> dict
         row["prefix"] = pieces[prefix[0]]
     return job | {
         "engine": "ctranslate2",
-        "compute_type": "int8" if (model / "model.bin").stat().st_size < 20e6 else "float32",
+        "compute_type": compute_type(model),
         "tokenizer": str(DEFAULT / manifest.tokenizer["source"]),
         "suppress": [pieces[i] for i in manifest.model.suppress],
     }
 
 
-def floor(manifest: Manifest, sentence_tokens: list[int], target_tokens: int, beam: int) -> int:
-    """The least instructions for the matrix products with weights: for each 16 multiplications one SDOT and
-    one 16-byte load of weights. An encoder row is a source token, prefix and end included; a step row is a
-    target token of each hypothesis, ends included."""
-    weights = {"encoder": 0, "step": 0}
-    for layer in manifest.layers:
-        if layer["op"] == "MatMul":
-            size = {"int8": 1, "float32": 4, "fp32": 4}.get(layer["precision"], 1)
-            weights[layer["graph"]] += layer["bytes"] // size
-    encoder_rows = sum(sentence_tokens) + 2 * len(sentence_tokens)
-    step_rows = (target_tokens + len(sentence_tokens)) * beam
-    return 2 * (encoder_rows * weights["encoder"] + step_rows * weights["step"]) // PER_DOT
+def compute_type(model: Path) -> str:
+    """Of CTranslate2: the type that the weights have on disk ("int8" or "float32"), by their size."""
+    parameters = sum(layer["bytes"] for layer in reference().bundle.manifest.layers)
+    return "int8" if (model / "model.bin").stat().st_size < 2 * parameters else "float32"
 
 
 def count_model(model: Path, beam: int, texts: list[Sentence], repeats: int) -> Row:
@@ -120,7 +81,6 @@ def count_model(model: Path, beam: int, texts: list[Sentence], repeats: int) -> 
     if not ours and not (model / "model.bin").is_file():
         raise EdgemtError(f"{model} is neither a bundle's folder nor CTranslate2's; export or convert one")
     answer = blocks.count(jobs_of(model, beam, texts, repeats))
-    manifest = open_bundle(model).manifest if ours else reference().bundle.manifest
     found = []
     for i, sentence in enumerate(texts):
         parts = [len(reference().tokenizer.encode(part)) for part in sentences_of(sentence)]
@@ -134,13 +94,13 @@ def count_model(model: Path, beam: int, texts: list[Sentence], repeats: int) -> 
                 translation=answer.translations[i],
                 counts=blocks.mean(counts),
                 spread=(max(totals) - min(totals)) / max(totals),
-                floor=floor(manifest, parts, answer.target_tokens[i], beam),
+                floor=floor(model if ours else DEFAULT, parts, answer.target_tokens[i], beam),
             )
         )
     if ours:
+        manifest = open_bundle(model).manifest
         return Row(manifest.name, manifest.digest, manifest.precision, beam, answer.tools, found)
-    precision = "int8" if (model / "model.bin").stat().st_size < 20e6 else "fp32"
-    return Row("ctranslate2", "", precision, beam, answer.tools, found)
+    return Row(PEER, "", compute_type(model), beam, answer.tools, found)
 
 
 def main() -> int:
@@ -148,33 +108,27 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("models", nargs="*", type=Path, default=[DEFAULT], metavar="MODEL")
-    parser.add_argument("--beam", type=int, action="append")
-    parser.add_argument("--bucket", type=int, action="append", choices=BUCKETS)
+    parser.add_argument("--beam", type=int, action="append", help="default: 1, which is greedy")
+    parser.add_argument("--bucket", type=int, action="append", choices=BUCKETS, help="default: all")
     parser.add_argument("--texts", type=int, default=3, help="texts a bucket and direction (default: 3)")
-    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=2, help="default: 2")
     parser.add_argument("--objects", action="store_true", help="also instructions by mapped file")
+    parser.add_argument(
+        "--write", action="store_true", help=f"into {figures.DATA.name} and {figures.PAGE.name}"
+    )
     args = parser.parse_args()
     texts = choose(args.bucket or list(BUCKETS), args.texts)
-    rows = [
-        count_model(model, beam, texts, args.repeats) for beam in args.beam or [1] for model in args.models
-    ]
     print("millions of instructions, means a text; emulated Cortex-A76")
-    for row in rows:
-        print(f"{row.name} {row.precision} beam {row.beam}")
-        for bucket in sorted({text.bucket for text in row.texts}):
-            some = [text for text in row.texts if text.bucket == bucket]
-            c = blocks.mean([text.counts for text in some])
-            low = np.mean([text.floor for text in some])
-            print(
-                f"  {bucket:3d}  {np.mean([t.source_tokens for t in some]):5.1f} -> "
-                f"{np.mean([t.target_tokens for t in some]):5.1f}  total {c.total / 1e6:7.2f}  native "
-                f"{c.native / 1e6:7.2f}  python {c.python / 1e6:5.2f}  dots {c.dots / 1e6:6.2f}  loads "
-                f"{c.load_bytes / 1e6:6.1f} MB  floor {low / 1e6:6.2f}  native/floor {c.native / low:4.2f}  "
-                f"spread {max(t.spread for t in some):.2%}"
-            )
+    for beam in args.beam or [1]:
+        for model in args.models:
+            row = count_model(model, beam, texts, args.repeats)
+            print(figures.summary(row), flush=True)
             if args.objects:
-                for name, number in sorted(c.objects.items(), key=lambda x: -x[1])[:9]:
+                objects = blocks.mean([text.counts for text in row.texts]).objects
+                for name, number in sorted(objects.items(), key=lambda item: -item[1])[:9]:
                     print(f"         {number / 1e6:7.2f}  {name}")
+            if args.write:
+                figures.write_page(figures.merge([row]))
     return 0
 
 

@@ -44,11 +44,15 @@ def root() -> Path:
     return Path(made.stdout.splitlines()[-1])
 
 
-def package() -> Path:
-    """A folder with `edgemt` in it as the device has it: links to this checkout's edgemt/ and runtimes/."""
-    folder = root() / "checkouts" / hashlib.sha256(str(REPOSITORY).encode()).hexdigest()[:12]
+def package(*more: str) -> Path:
+    """A folder with `edgemt` in it as the device has it: links to this checkout's edgemt/ and runtimes/.
+
+    `more` names further parts of the checkout, such as "training".
+    """
+    checkout = hashlib.sha256(str(REPOSITORY).encode()).hexdigest()[:12]
+    folder = root() / "checkouts" / "-".join([checkout, *more])
     links = {entry.name: entry for entry in (REPOSITORY / "edgemt").iterdir() if entry.name != "__pycache__"}
-    links["runtimes"] = REPOSITORY / "runtimes"
+    links |= {part: REPOSITORY / part for part in ("runtimes", *more)}
     (folder / "edgemt").mkdir(parents=True, exist_ok=True)
     for name, entry in links.items():
         try:
