@@ -148,14 +148,20 @@ def counted(bundle: Bundle, mode: Mode, path: Path = INSTRUCTIONS) -> dict[str, 
 
 
 def products(manifest: Manifest) -> tuple[list[Product], list[Product]]:
-    """The matrix products with weights: of the encoder, and of a decoding step."""
-    encoder, step = [], []
+    """The matrix products with weights: of the encoder, and of a decoding step.
+
+    Raises UsageError for a bundle without steps, whose way of working is not modelled here.
+    """
+    found: dict[str, list[Product]] = {"encoder": [], "step": []}
     for layer in manifest.layers:
-        if layer["op"] == "MatMul":
+        if layer["op"].startswith("MatMul") and layer["graph"] in found:
             size = SIZES.get(layer["precision"], 1)
-            product = Product(round(layer["bytes"] / size), layer["bytes"])
-            (encoder if layer["graph"] == "encoder" else step).append(product)
-    return encoder, step
+            found[layer["graph"]].append(Product(round(layer["bytes"] / size), layer["bytes"]))
+    if manifest.family != "seq2seq" or not found["step"]:
+        raise UsageError(
+            f"{manifest.name} ({manifest.family}) has no decoding step to project; measure it on the device"
+        )
+    return found["encoder"], found["step"]
 
 
 def cache_bytes(manifest: Manifest, source: int, target: int) -> float:

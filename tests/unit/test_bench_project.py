@@ -129,6 +129,12 @@ def test_bytes_are_those_of_the_manifest(default_bundle):
     assert cache_bytes(manifest, 26, 25) == 2 * 2 * 256 * 4 * 25 * (26 + 13)
 
 
+def test_a_family_without_steps_is_refused(bundle):
+    manifest = dataclasses.replace(bundle.manifest, family="decoder")
+    with pytest.raises(UsageError, match=r"\(decoder\) has no decoding step to project"):
+        products(manifest)
+
+
 def test_everything_is_labelled_projected(bundle, notes, counts, tmp_path, capsys):
     path = tmp_path / "projection.json"
     assert run("pi5", [bundle], notes, Settings(4, 99, None), json_path=path, counts=counts) == 0
