@@ -125,7 +125,7 @@ def test_bytes_are_those_of_the_manifest(default_bundle):
     weights = sum(layer["bytes"] for layer in manifest.layers if layer["op"] == "MatMul")
     assert sum(p.bytes for p in encoder) + sum(p.bytes for p in step) == weights
     assert all(p.elements == p.bytes for p in encoder + step)  # int8
-    # Two layers of keys and values, 256 floats a position; 25 steps read 26 of the source, 1 to 25 of their own.
+    # Two layers of keys and values, 256 floats a position; steps read 26 of the source, 1 to 25 of their own.
     assert cache_bytes(manifest, 26, 25) == 2 * 2 * 256 * 4 * 25 * (26 + 13)
 
 
