@@ -57,8 +57,8 @@ class _Loop:
         keys = [spec for spec in self.cross if _is_key(spec.input)]
         for spec in keys:  # once a sentence: MultiHeadAttention wants it as the values are
             self.node("Transpose", [spec.input], [_by_length(spec.input)], perm=[0, 1, 3, 2])
-        shape = self.past[0].shape
-        self.constant("const.no_past", np.zeros((1, shape[2], 0, shape[3]), np.float32))
+        heads, size = map(int, self.past[0].shape[2:])
+        self.constant("const.no_past", np.zeros((1, heads, 0, size), np.float32))
         carried = ["start", *("const.no_past" for _ in self.past)]
         finals = ["last", *(f"final.{spec.input}" for spec in self.past)]
         self.node("Loop", ["max_new", "", *carried], [*finals, "tokens"], name=ROLE, body=body)

@@ -45,12 +45,12 @@ def layer_table(canonical: Canonical, graphs: GraphSet) -> list[Layer]:
         behind = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type == "Transpose"}
         for node in model.graph.node:
             for name in (behind.get(name, name) for name in node.input):
-                if name not in canonical.weights:
+                if node.op_type not in ("MatMul", "Gather") or name not in canonical.weights:
                     continue
                 kept = next(alias for alias in (name, f"{name}_quantized") if alias in stored)
                 array = graphs.weights[kept]
                 rows.append(Layer(node.name, role, node.op_type, str(array.dtype), array.nbytes))
-    return [row for row in rows if row.op in ("MatMul", "Gather")]
+    return rows
 
 
 def add_heads(graphs: GraphSet, suppress: list[int], vocab: int) -> GraphSet:
