@@ -17,17 +17,21 @@ from edgemt.errors import EdgemtError
 
 if TYPE_CHECKING:
     from edgemt.bench.contenders import Mode
+    from edgemt.bench.foreign import Foreign
     from edgemt.bench.workload import Sentence
     from edgemt.bundle import Bundle
 
 
 class Start(NamedTuple):
-    """One fresh process, in seconds; `first_s` is the whole way from its start to its first answer."""
+    """One fresh process, in seconds; `first_s` is the whole way from its start to its first answer.
 
-    python_s: float  # until the interpreter runs our first line
-    import_s: float  # importing edgemt, the runtime and what they need
-    load_s: float  # edgemt.load: verify the bundle, build the sessions
-    translate_s: float  # the first translation
+    The parts of that way are known of a bundle, not of a command.
+    """
+
+    python_s: float | None  # until the interpreter runs our first line
+    import_s: float | None  # importing edgemt, the runtime and what they need
+    load_s: float | None  # edgemt.load: verify the bundle, build the sessions
+    translate_s: float | None  # the first translation
     first_s: float
     peak_rss_bytes: int | None  # VmHWM after all texts of the job; None where /proc does not tell
 
@@ -63,6 +67,18 @@ def cold_start(bundle: Bundle, threads: int, mode: Mode, sentences: Sequence[Sen
         first_s=(translated - begin) / 1e9,
         peak_rss_bytes=answer["peak_rss_bytes"],
     )
+
+
+def cold_command(foreign: Foreign, sentences: Sequence[Sentence]) -> Start:
+    """Start a command afresh, have the sentences translated, and end it. Raises EdgemtError if it fails."""
+    texts = [(s.source, s.source_lang or "", s.target_lang or "") for s in sentences]
+    try:
+        first_s = foreign.start(*texts[0])
+        for text in texts[1:]:
+            foreign.translate(*text)
+        return Start(None, None, None, None, first_s, foreign.peak_rss())
+    finally:
+        foreign.close()
 
 
 def peak_rss() -> int | None:

@@ -1,4 +1,4 @@
-"""The state of the machine before and after a run, and what it says of the run: quiet, or disturbed."""
+"""The state of the machine around a run, and what it says of the run: quiet, or disturbed."""
 
 from __future__ import annotations
 
@@ -8,10 +8,15 @@ import resource
 import shutil
 import subprocess
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgemt.bench.facts import ROOT, cores, read, read_all
+
+if TYPE_CHECKING:
+    from edgemt.bench.sampler import Moment
 
 # https://www.raspberrypi.com/documentation/computers/os.html#get_throttled: bit n now, bit n + 16 since boot.
 THROTTLE_BITS = {0: "under-voltage", 1: "frequency capped", 2: "throttled", 3: "soft temperature limit"}
@@ -19,6 +24,7 @@ CPU_ZONES = re.compile(r"cpu|pkg|soc", re.IGNORECASE)
 # Limits beyond which a run is called disturbed.
 OTHERS = 0.2  # share of all cores that other processes used
 INVOLUNTARY = 50.0  # times a second that the kernel took the CPU away from us
+BURSTS = 0.05  # share of the looks during a run at which others used more than that
 STEAL = 0.01  # share of CPU time that the hypervisor gave to others
 
 
@@ -35,7 +41,7 @@ class Conditions:
     busy_s: float | None  # CPU seconds of all processes
     steal_s: float | None  # CPU seconds that the hypervisor gave to others
     total_s: float | None  # CPU seconds there were
-    own_s: float  # CPU seconds of this process
+    own_s: float  # CPU seconds of this process and of those it started
     voluntary: int  # context switches of this process
     involuntary: int
     minor_faults: int  # page faults of this process; major ones waited for the disk
@@ -44,18 +50,18 @@ class Conditions:
 
 def observe(root: Path = ROOT) -> Conditions:
     usage = resource.getrusage(resource.RUSAGE_SELF)
-    busy, steal, total = _cpu_seconds(root)
+    busy, steal, total = cpu_seconds(root)
     return Conditions(
         at_s=time.monotonic(),
         load=_load(root),
         temperature_c=temperature(root),
         frequency_mhz=frequencies(root),
-        throttle_flags=_throttle_flags(root),
+        throttle_flags=throttle_flags(root),
         throttle_count=_throttle_count(root),
         busy_s=busy,
         steal_s=steal,
         total_s=total,
-        own_s=usage.ru_utime + usage.ru_stime,
+        own_s=tree_cpu_s(os.getpid()) or usage.ru_utime + usage.ru_stime,
         voluntary=usage.ru_nvcsw,
         involuntary=usage.ru_nivcsw,
         minor_faults=usage.ru_minflt,
@@ -68,7 +74,7 @@ class Span:
     """What happened between two snapshots."""
 
     seconds: float
-    own_cpus: float  # CPUs this process used on average
+    own_cpus: float  # CPUs this process and those it started used on average
     other_cpus: float | None  # CPUs that other processes used
     steal_share: float | None  # of all CPU time
     involuntary_per_s: float
@@ -78,8 +84,18 @@ class Span:
     disturbed: list[str]  # why this run is no quiet measurement; empty: nothing seen
 
 
-def compare(before: Conditions, after: Conditions, machine_cores: int | None = None) -> Span:
-    """What the machine did from `before` to `after`, and every sign that others than we shaped the times."""
+def compare(
+    before: Conditions,
+    after: Conditions,
+    machine_cores: int | None = None,
+    during: Sequence[Moment] = (),
+    single: bool = True,
+) -> Span:
+    """What the machine did from `before` to `after`, and every sign that others than we shaped the times.
+
+    `single`: one thread did all the work. Of several, or of two processes that talk, the kernel itself makes
+    one wait for the other, so that being interrupted is no sign of others.
+    """
     count = machine_cores or cores()
     seconds = max(after.at_s - before.at_s, 1e-9)
     own = (after.own_s - before.own_s) / seconds
@@ -96,15 +112,18 @@ def compare(before: Conditions, after: Conditions, machine_cores: int | None = N
         reasons.append(f"the load average was {load:.1f} on {count} cores")
     if others is not None and others > OTHERS * count:
         reasons.append(f"other processes used {others:.1f} of {count} cores")
+    else:
+        reasons += _bursts([moment.other_cpus for moment in during], count)
     if steal is not None and steal > STEAL:
         reasons.append(f"the hypervisor took {steal:.0%} of the CPU time")
-    if involuntary > INVOLUNTARY:
+    if single and involuntary > INVOLUNTARY:
         reasons.append(f"the CPU was taken away {involuntary:.0f} times a second")
     if (after.throttle_count or 0) > (before.throttle_count or 0):
         reasons.append(
             f"the CPU was throttled {(after.throttle_count or 0) - (before.throttle_count or 0)} times"
         )
-    reasons += _flagged(before.throttle_flags or [], after.throttle_flags or [])
+    flags = [flag for moment in during for flag in moment.throttle_flags or []]
+    reasons += _flagged(before.throttle_flags or [], flags, after.throttle_flags or [])
     return Span(
         seconds=seconds,
         own_cpus=own,
@@ -143,7 +162,7 @@ def _load(root: Path) -> tuple[float, float, float]:
     return one, five, fifteen
 
 
-def _cpu_seconds(root: Path) -> tuple[float | None, float | None, float | None]:
+def cpu_seconds(root: Path = ROOT) -> tuple[float | None, float | None, float | None]:
     """(busy, stolen, all) CPU seconds since boot, from the first line of /proc/stat."""
     found = re.match(r"cpu +([\d ]+)", read(root, "proc/stat") or "")
     if not found:
@@ -154,7 +173,24 @@ def _cpu_seconds(root: Path) -> tuple[float | None, float | None, float | None]:
     return busy / ticks, steal / ticks, (busy + idle + wait + steal) / ticks
 
 
-def _throttle_flags(root: Path) -> list[str] | None:
+def tree_cpu_s(pid: int) -> float:
+    """CPU seconds of a process, of those it has started, and of theirs; 0 where /proc does not tell."""
+    found, ticks = [pid], os.sysconf("SC_CLK_TCK")
+    seconds = 0.0
+    for member in found:  # grows while it is walked
+        found += _children(member)
+        if text := read(ROOT, f"proc/{member}/stat"):
+            # From the state on, after the name, which may hold anything; children that have ended included.
+            seconds += sum(map(int, text.rpartition(")")[2].split()[11:15])) / ticks
+    return seconds
+
+
+def _children(pid: int) -> list[int]:
+    lists = read_all(ROOT, f"proc/{pid}/task/*/children")
+    return [int(word) for text in lists for word in text.split()]
+
+
+def throttle_flags(root: Path = ROOT) -> list[str] | None:
     """The Raspberry Pi's flags, from vcgencmd, or from the firmware's file where that tool is missing."""
     files = read_all(root, "sys/devices/platform/soc*/soc*firmware/get_throttled")
     text = files[0] if files else ""
@@ -172,9 +208,19 @@ def _throttle_flags(root: Path) -> list[str] | None:
     return now + [f"{name} since boot" for bit, name in THROTTLE_BITS.items() if bits >> bit + 16 & 1]
 
 
-def _flagged(before: list[str], after: list[str]) -> list[str]:
-    """A flag counts if it held at either end, or was newly raised during the run."""
-    now = {flag for flag in before + after if not flag.endswith(" since boot")}
+def _bursts(others: list[float | None], count: int) -> list[str]:
+    """A burst of foreign work that the average over a long run hides."""
+    known = [cpus for cpus in others if cpus is not None]
+    busy = [cpus for cpus in known if cpus > OTHERS * count]
+    if len(busy) < 2 or len(busy) < BURSTS * len(known):
+        return []
+    share = len(busy) / len(known)
+    return [f"other processes used up to {max(busy):.1f} of {count} cores in {share:.0%} of the run"]
+
+
+def _flagged(before: list[str], during: list[str], after: list[str]) -> list[str]:
+    """A flag counts if it held at either end or between, or was newly raised during the run."""
+    now = {flag for flag in before + during + after if not flag.endswith(" since boot")}
     new = {flag.removesuffix(" since boot") for flag in set(after) - set(before)}
     return [f"the board reported {flag}" for flag in THROTTLE_BITS.values() if flag in now | new]
 

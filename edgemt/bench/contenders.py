@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from edgemt.bench.foreign import Foreign
 from edgemt.bench.workload import Sentence
 from edgemt.errors import UsageError
+
+SHOWN = 40  # characters of a command in its label
 
 if TYPE_CHECKING:
     from edgemt.bundle import Bundle
@@ -94,7 +99,7 @@ class BundleContender:
 
 
 class CommandContender:
-    """A command that is given each text as a line; see foreign.py. Close it after use."""
+    """A command that is given each text as a line; see foreign.py. Who made the `foreign` closes it."""
 
     kind = "command"
 
@@ -104,8 +109,8 @@ class CommandContender:
     def translate(self, sentence: Sentence) -> str:
         return self.foreign.translate(sentence.source, sentence.source_lang or "", sentence.target_lang or "")
 
-    def close(self) -> None:
-        self.foreign.close()
+    def faults(self) -> tuple[int, int]:
+        return self.foreign.faults()
 
 
 def bundle_labels(bundles: Sequence[Bundle], modes: Sequence[Mode | None]) -> list[str]:
@@ -121,6 +126,17 @@ def bundle_labels(bundles: Sequence[Bundle], modes: Sequence[Mode | None]) -> li
         for bundle, mode in zip(bundles, modes, strict=True)
     ]
     return numbered(labels)
+
+
+def command_label(command: str) -> str:
+    """The command in short, without the folders of its files: a report may be shown to others."""
+    words = [Path(word).name if _is_path(word) else word for word in shlex.split(command)]
+    label = " ".join(words)
+    return label if len(label) <= SHOWN else f"{label[: SHOWN - 1]}…"
+
+
+def _is_path(word: str) -> bool:
+    return word.startswith(("/", "./", "../", "~")) or ("/" in word and os.path.exists(word))
 
 
 def numbered(labels: Sequence[str]) -> list[str]:

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import math
 import os
 import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from edgemt.bench.arrivals import KINDS, Arrivals
+from edgemt.bench.contenders import Mode
+from edgemt.bench.foreign import Foreign
+from edgemt.bench.results import Settings
+from edgemt.bench.workload import Workload, one_text, read_workload
 from edgemt.errors import UsageError
+
+ROUNDS = "5"
 
 
 def number(text: str, option: str, above: float, most: float = math.inf) -> float:
@@ -66,3 +76,69 @@ def write(path: Path, text: str) -> None:
         raise UsageError(
             f"cannot write {path} ({error.strerror}); free some space or name another file"
         ) from None
+
+
+def settings(args: argparse.Namespace) -> Settings:
+    """The numbers of the run. Raises UsageError for one that is none and for options that exclude others."""
+    if args.soak and (args.rate or args.rounds):
+        raise UsageError(
+            "--soak goes on for its minutes, one text after the other; leave out --rate and --rounds"
+        )
+    if args.arrivals and not args.rate:
+        raise UsageError("--arrivals says how the texts of --rate come; give --rate too")
+    if args.beam and args.modes:
+        raise UsageError("--beam and --modes say the same thing; give one of them (--modes beam4)")
+    arrivals = None
+    if args.rate:
+        arrivals = Arrivals(number(args.rate, "--rate", above=0), args.arrivals or KINDS[0])
+    auto = args.threads == "auto"
+    return Settings(
+        budget_ms=number(args.budget_ms or "500", "--budget-ms", above=0),
+        percentile=number(args.percentile, "--percentile", above=0, most=100),
+        rounds=count(args.rounds or ROUNDS, "--rounds", 1),
+        warmup=count(args.warmup, "--warmup", 0),
+        threads=1 if auto else count(args.threads, "--threads", 1, word="auto"),
+        beam=None if args.beam is None else count(args.beam, "--beam", 1),
+        arrivals=arrivals,
+        soak_minutes=number(args.soak, "--soak", above=0) if args.soak else None,
+    )
+
+
+def modes(args: argparse.Namespace) -> list[Mode]:
+    """As asked for with --modes or --beam; empty: each bundle's own."""
+    if args.beam:
+        return [Mode.of_beam(int(args.beam))]
+    return list(dict.fromkeys(map(Mode.parse, args.modes.split(",")))) if args.modes else []
+
+
+def workload(args: argparse.Namespace, wanted: Sequence[Mode]) -> Workload:
+    """The texts, with the terms of --glossary. Raises UsageError if they cannot be read, or lack terms that a
+    mode needs."""
+    if args.text is not None and args.workload:
+        raise UsageError("--text and --workload both give the texts; leave out one of them")
+    found = read_workload(args.workload) if args.text is None else one_text(args.text)
+    if args.glossary:
+        if not any(mode.glossary for mode in wanted):
+            raise UsageError("--glossary is for the mode of that name; add --modes glossary")
+        from edgemt.glossary import read_glossary
+
+        terms = read_glossary(args.glossary) or {}
+        found = replace(found, sentences=[replace(s, terms=terms) for s in found.sentences])
+    if any(mode.glossary for mode in wanted) and not any(s.terms for s in found.sentences):
+        raise UsageError(
+            f"the workload {found.name} has no terms for --modes glossary; give them with --glossary, "
+            "or in a column terms (source=target; source=target)"
+        )
+    return found
+
+
+def foreigns(args: argparse.Namespace) -> list[Foreign]:
+    """The commands, none of them started yet."""
+    if args.no_bundle and not args.commands:
+        raise UsageError("--no-bundle leaves nothing to measure; give a --command")
+    if args.no_bundle and (args.bundle or args.modes or args.beam or args.threads != "1"):
+        raise UsageError(
+            "--no-bundle measures commands alone; leave out --bundle, --modes, --beam and --threads"
+        )
+    timeout_s = number(args.command_timeout, "--command-timeout", above=0)
+    return [Foreign(command, args.command_lines, timeout_s) for command in args.commands]

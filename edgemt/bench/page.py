@@ -20,7 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator
 
-from edgemt.bench import table
+from edgemt.bench import table, words
 
 COLOURS = (
     "#0072b2",
@@ -31,6 +31,7 @@ COLOURS = (
     "#d55e00",
 )  # Okabe & Ito: told apart by all eyes
 BUDGET = "#b3261e"
+STAGES = {"text": "#555555", "encoder": "#56b4e9", "decode": "#0072b2"}
 POINTS = 1200  # on the timeline, a bundle; the slowest of them are always shown
 STYLE: Any = {  # matplotlib rc
     "svg.fonttype": "none",
@@ -59,9 +60,12 @@ def page(data: dict[str, Any]) -> str:
                 cumulative(data),
                 "All lengths together; the steeper, the steadier.",
             ),
-            ("Over the run", timeline(data), "Every text as it was measured; drift or outliers show here."),
+            ("Over the run", timeline(data), "Every text as it was measured; below, the board meanwhile."),
         ]
-    return fill("page.html", data=data, plots=plots, table=table)
+        if any(bundle["overall"]["stages"] for bundle in data["bundles"]):
+            caption = "Text: sentences, terms, tokens and back; decode: the graph's steps and the search."
+            plots.append(("Where the time goes", shares(data), caption))
+    return fill("page.html", data=data, plots=plots, table=table, words=words)
 
 
 def fill(template: str, **values: Any) -> str:
@@ -135,8 +139,17 @@ def cumulative(data: dict[str, Any]) -> str:
 
 
 def timeline(data: dict[str, Any]) -> str:
-    """Each timing where it was taken, and the temperature between rounds where the board tells."""
-    figure, axes = _figure()
+    """Each timing where it was taken; below it temperature and frequency, where the board tells them."""
+    moments = data["conditions"]["timeline"]
+    known = [
+        (name, unit, found)
+        for name, unit in (("temperature_c", "°C"), ("frequency_mhz", "MHz"))
+        if len(found := [(m["at_s"], m[name]) for m in moments if m[name] is not None]) > 1
+    ]
+    figure = Figure(figsize=(4.4, 3.4 if not known else 4.4), layout="constrained")
+    axes, *board = figure.subplots(
+        1 + bool(known), sharex=True, height_ratios=[3, 1] if known else None, squeeze=False
+    )[:, 0]
     rng = np.random.default_rng(0)
     for place, bundle in enumerate(data["bundles"]):
         at = np.concatenate([text["at_s"] for text in bundle["texts"]])
@@ -150,18 +163,48 @@ def timeline(data: dict[str, Any]) -> str:
     axes.axhline(
         data["settings"]["budget_ms"], color=BUDGET, linestyle="--", linewidth=1.2, label=_budget(data)
     )
-    axes.set_xlabel("seconds since the clock started")
     _milliseconds(axes.yaxis, axes)
-    moments = data["conditions"]["timeline"]
-    heat = [(m["at_s"], m["temperature_c"]) for m in moments if m["temperature_c"] is not None]
-    if heat:
-        right = axes.twinx()
-        right.grid(False)
-        right.plot(*zip(*heat, strict=True), color="#555555", linewidth=1.2)
-        right.set_ylabel("°C")
-        right.set_ylim(min(20, *(t for _, t in heat)), max(90, *(t for _, t in heat)))
-        axes.plot([], [], color="#555555", linewidth=1.2, label="temperature")
+    throttled = [m["at_s"] for m in moments if m["throttle_flags"]]
+    for number, at in enumerate(throttled):
+        axes.axvline(at, color=BUDGET, alpha=0.25, linewidth=1, label="" if number else "throttled")
+    for (name, unit, found), colour in zip(known, ("#555555", "#009e73"), strict=False):
+        below = board[0] if name == known[0][0] else board[0].twinx()
+        below.plot(*zip(*found, strict=True), color=colour, linewidth=1.2)
+        below.set_ylabel(unit, color=colour)
+        below.tick_params(axis="y", labelcolor=colour)
+        below.grid(False)
+        lowest, highest = (20, 90) if name == "temperature_c" else (0, max(v for _, v in found) * 1.1)
+        values = [value for _, value in found]
+        below.set_ylim(min(lowest, *values), max(highest, *values))
+    (board or [axes])[0].set_xlabel("seconds since the clock started")
     return svg(figure, axes, "timeline")
+
+
+def shares(data: dict[str, Any]) -> str:
+    """Bars of the stages' shares: by length for a single bundle, one a row for several."""
+    rows = [bundle for bundle in data["bundles"] if bundle["overall"]["stages"]]
+    bars = [(bundle["label"], bundle["overall"]["stages"]["shares"]) for bundle in rows]
+    if len(rows) == 1:
+        bars = [(f"{group['tokens']} tokens", group["stages"]["shares"]) for group in rows[0]["buckets"]]
+    figure = Figure(figsize=(4.4, 1.1 + 0.36 * len(bars)), layout="constrained")
+    axes = figure.subplots()
+    left = np.zeros(len(bars))
+    for (stage, colour), ink in zip(STAGES.items(), ("white", "black", "white"), strict=True):
+        width = np.array([100 * parts[stage] for _, parts in bars])
+        axes.barh(range(len(bars)), width, left=left, color=colour, label=stage, height=0.7)
+        for place, (start, share) in enumerate(zip(left, width, strict=True)):
+            if share >= 5:
+                axes.text(start + share / 2, place, f"{share:.0f}", ha="center", va="center", color=ink)
+        left += width
+    names = [
+        label if len(label) < 20 else label.replace(", ", ",\n").replace(" ", "\n", 1) for label, _ in bars
+    ]
+    axes.set_yticks(range(len(bars)), names)
+    axes.invert_yaxis()
+    axes.grid(False)
+    axes.set_xlim(0, 100)
+    axes.set_xlabel("% of the time")
+    return svg(figure, axes, "shares")
 
 
 def _figure() -> tuple[Figure, Axes]:
@@ -171,7 +214,8 @@ def _figure() -> tuple[Figure, Axes]:
 
 def _milliseconds(axis: Any, axes: Axes) -> None:
     (axes.set_yscale if axis is axes.yaxis else axes.set_xscale)("log")
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    low, high = axes.get_ylim() if axis is axes.yaxis else axes.get_xlim()
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1000 * low else (1,)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter("")
     axis.set_label_text("milliseconds, log scale")

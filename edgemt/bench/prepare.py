@@ -5,35 +5,41 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from edgemt.bench.cold import Start, cold_start
-from edgemt.bench.contenders import BundleContender, Mode, bundle_labels
-from edgemt.bench.measure import Progress
+from edgemt.bench.cold import Start, cold_command, cold_start
+from edgemt.bench.contenders import (
+    BundleContender,
+    CommandContender,
+    Mode,
+    bundle_labels,
+    command_label,
+    numbered,
+)
+from edgemt.bench.foreign import Foreign
+from edgemt.bench.measure import Progress, silent
 from edgemt.bench.results import Counts, Row
 from edgemt.bench.workload import Sentence, Workload
 from edgemt.bundle import Bundle
 from edgemt.errors import UsageError
+from edgemt.text import language_of
 from edgemt.translator import Translator
 
 COLD_RUNS = 3  # fresh processes for each row
 
 
+OTHER = {"zh": "en"}  # what a text is translated into where nobody says; all others into Chinese
+
+
 def speakable(workload: Workload, bundles: Sequence[Bundle]) -> tuple[Workload, int]:
-    """The texts whose languages every bundle has, both languages filled in, and how many were left out."""
-    from edgemt.text import language_of
+    """The texts whose languages every bundle has, both languages filled in, and how many were left out.
 
-    shared = [
-        pair for pair in bundles[0].manifest.languages if all(pair in b.manifest.languages for b in bundles)
-    ]
-
-    def fill(sentence: Sentence) -> Sentence:
-        source = sentence.source_lang or language_of(sentence.source)
-        likely = [
-            pair for pair in shared if source in (pair[0], None) and sentence.target_lang in (pair[1], None)
-        ]
-        pair = likely[0] if likely else [source, sentence.target_lang]
-        return dataclasses.replace(sentence, source_lang=pair[0], target_lang=pair[1])
-
-    filled = [fill(sentence) for sentence in workload.sentences]
+    Without bundles all texts stay, and Chinese is translated into English, all else into Chinese.
+    """
+    if not bundles:
+        filled = [_guessed(sentence) for sentence in workload.sentences]
+        return dataclasses.replace(workload, sentences=filled), 0
+    first, *others = [bundle.manifest.languages for bundle in bundles]
+    shared = [pair for pair in first if all(pair in languages for languages in others)]
+    filled = [_filled(sentence, shared) for sentence in workload.sentences]
     kept = [sentence for sentence in filled if [sentence.source_lang, sentence.target_lang] in shared]
     if not kept:
         pairs = ", ".join("→".join(pair) for pair in shared) or "no common pair"
@@ -44,17 +50,30 @@ def speakable(workload: Workload, bundles: Sequence[Bundle]) -> tuple[Workload, 
     return dataclasses.replace(workload, sentences=kept), len(filled) - len(kept)
 
 
+def _filled(sentence: Sentence, pairs: Sequence[Sequence[str]]) -> Sentence:
+    source, target = sentence.source_lang or language_of(sentence.source), sentence.target_lang
+    likely = [pair for pair in pairs if source in (pair[0], None) and target in (pair[1], None)]
+    source, target = likely[0] if likely else (source, target)
+    return dataclasses.replace(sentence, source_lang=source, target_lang=target)
+
+
+def _guessed(sentence: Sentence) -> Sentence:
+    source = sentence.source_lang or language_of(sentence.source) or "en"
+    target = sentence.target_lang or OTHER.get(source, "zh")
+    return dataclasses.replace(sentence, source_lang=source, target_lang=target)
+
+
 def own_mode(bundle: Bundle) -> Mode:
     """The search that the bundle itself asks for."""
     return Mode.of_beam(bundle.manifest.generation.get("beam", 1))
 
 
-def prepare(
+def prepare_bundles(
     bundles: Sequence[Bundle],
     modes: Sequence[Mode],
     sentences: Sequence[Sentence],
     threads: int,
-    progress: Progress,
+    progress: Progress = silent,
 ) -> tuple[list[BundleContender], list[Row]]:
     """Start each bundle × mode afresh, load the bundles, count tokens. No modes: each bundle's own."""
     pairs = [(bundle, mode) for bundle in bundles for mode in modes or [own_mode(bundle)]]
@@ -63,9 +82,7 @@ def prepare(
     for attempt in range(COLD_RUNS):
         for place, (bundle, mode) in enumerate(pairs):
             progress("starting fresh processes", (attempt + place / len(pairs)) / COLD_RUNS)
-            # The first process goes through the whole workload, which shows how much memory that takes.
-            chosen = sentences if attempt == 0 else sentences[:1]
-            starts[place].append(cold_start(bundle, threads, mode, chosen))
+            starts[place].append(cold_start(bundle, threads, mode, _of_start(sentences, attempt)))
     translators = [Translator(bundle, threads=threads) for bundle in bundles]
     contenders, rows = [], []
     for place, (bundle, mode) in enumerate(pairs):
@@ -76,6 +93,30 @@ def prepare(
         counts = count_tokens(contender, sentences)
         rows.append(Row(contender.label, "bundle", starts[place], mode, bundle, counts))
     return contenders, rows
+
+
+def prepare_commands(
+    foreigns: Sequence[Foreign], sentences: Sequence[Sentence], progress: Progress = silent
+) -> tuple[list[CommandContender], list[Row]]:
+    """Start each command afresh several times; the last process stays and has seen all texts once."""
+    labels = numbered([command_label(foreign.command) for foreign in foreigns])
+    contenders, rows = [], []
+    for place, (foreign, label) in enumerate(zip(foreigns, labels, strict=True)):
+        starts = []
+        for attempt in range(COLD_RUNS):
+            progress("starting commands", (place + attempt / COLD_RUNS) / len(foreigns))
+            starts.append(cold_command(foreign, _of_start(sentences, attempt)))
+        contender = CommandContender(label, foreign)
+        for sentence in sentences:
+            contender.translate(sentence)
+        contenders.append(contender)
+        rows.append(Row(label, "command", starts))
+    return contenders, rows
+
+
+def _of_start(sentences: Sequence[Sentence], attempt: int) -> Sequence[Sentence]:
+    """The first process goes through the whole workload, which shows how much memory that takes."""
+    return sentences if attempt == 0 else sentences[:1]
 
 
 def count_tokens(contender: BundleContender, sentences: Sequence[Sentence]) -> Counts:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,10 +17,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from edgemt.bench.arrivals import Arrivals, queueing
 from edgemt.bench.cold import Start
 from edgemt.bench.conditions import compare
 from edgemt.bench.contenders import Mode
+from edgemt.bench.drift import drift
+from edgemt.bench.energy import energy
 from edgemt.bench.measure import SEED, Samples
+from edgemt.bench.stages import Stages, summary
 from edgemt.bench.stats import F64, LEVEL, percentile, percentile_intervals, ratio_interval
 from edgemt.bench.workload import Sentence, Workload, bucket_of, estimated_tokens
 from edgemt.bundle import Bundle
@@ -40,6 +44,9 @@ class Settings:
     warmup: int
     threads: int
     beam: int | None = None  # as given with --beam
+    threads_tried: Sequence[dict[str, Any]] = ()  # with --threads auto: what was measured
+    arrivals: Arrivals | None = None  # an open loop
+    soak_minutes: float | None = None
 
 
 @dataclass(frozen=True)
@@ -60,6 +67,7 @@ class Row:
     mode: Mode | None = None  # of a bundle
     bundle: Bundle | None = None
     counts: Counts | None = None  # of a bundle
+    stages: Stages | None = None  # of a bundle
 
 
 def build(
@@ -78,23 +86,37 @@ def build(
         _row(settings, workload.sentences, buckets, counted, row, samples, place)
         for place, row in enumerate(rows)
     ]
+    single = settings.threads == 1 and all(row.kind == "bundle" for row in rows)
+    timeline = [moment for moment in samples.timeline if moment.at_s >= 0]
     over = [
         {"bundle": bundle["label"], "bucket": group["tokens"], "ms": group["budget_percentile"]["ms"]}
         for bundle in bundles
         for group in bundle["buckets"]
         if group["budget_percentile"]["ms"] > settings.budget_ms
     ]
-    span = compare(samples.before, samples.after)
+    span = compare(samples.before, samples.after, during=timeline, single=single)
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "kind": "measured",
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "settings": {
-            **dataclasses.asdict(settings),
+            "budget_ms": settings.budget_ms,
+            "percentile": settings.percentile,
+            "rounds": samples.ms.shape[2],
+            "warmup": settings.warmup,
+            "threads": settings.threads,
+            "threads_tried": list(settings.threads_tried),
+            "beam": settings.beam,
             "confidence": LEVEL,
             "seed": SEED,
             "garbage_collector": "off",
+        },
+        "load": {
+            "kind": "open" if settings.arrivals else "soak" if settings.soak_minutes else "closed",
+            "rate_per_s": settings.arrivals.rate if settings.arrivals else None,
+            "arrivals": settings.arrivals.kind if settings.arrivals else None,
+            "soak_minutes": settings.soak_minutes,
         },
         "workload": {
             "name": workload.name,
@@ -109,7 +131,7 @@ def build(
             "before": dataclasses.asdict(samples.before),
             "after": dataclasses.asdict(samples.after),
             "span": dataclasses.asdict(span),
-            "timeline": [dataclasses.asdict(moment) for moment in samples.timeline],
+            "timeline": [dataclasses.asdict(moment) for moment in timeline],
         },
         "bundles": bundles,
     }
@@ -131,12 +153,15 @@ def _row(
     directions = [f"{s.source_lang or '?'}-{s.target_lang or '?'}" for s in sentences]
 
     def group(chosen: list[int]) -> dict[str, Any]:
-        return _group(
+        found = _group(
             settings,
             times[chosen],
+            samples.wait_ms[place][chosen],
             None if base is None else base[chosen],
             None if targets is None else targets[chosen],
         )
+        known = row.stages and row.counts and summary(row.stages, chosen, row.counts.target)
+        return {**found, "stages": known}
 
     def where(values: list[Any], value: Any) -> list[int]:
         return [index for index, other in enumerate(values) if other == value]
@@ -159,6 +184,10 @@ def _row(
         "cold_starts": [start._asdict() for start in row.starts],
         "peak_rss_bytes": row.starts[0].peak_rss_bytes,
         "page_faults": {"minor": minor, "major": major},
+        "energy": None if settings.arrivals else energy(samples, place),
+        "open": settings.arrivals
+        and queueing(settings.arrivals, times, samples.wait_ms[place], samples.at_s[place]),
+        "drift": drift(times, samples.at_s[place], samples.timeline) if settings.soak_minutes else None,
         "overall": group(list(range(len(sentences)))),
         "buckets": [{"tokens": b, **group(where(buckets, b))} for b in sorted(set(buckets))],
         "directions": [{"pair": d, **group(where(directions, d))} for d in sorted(set(directions))],
@@ -171,6 +200,8 @@ def _row(
                 "target_tokens": row.counts.target[index] if row.counts else None,
                 "ms": [round(v, 4) for v in times[index].tolist()],
                 "at_s": [round(v, 4) for v in samples.at_s[place, index].tolist()],
+                **({"wait_ms": samples.wait_ms[place, index].round(4).tolist()} if settings.arrivals else {}),
+                "stages_ms": row.stages and row.stages.medians(index),
             }
             for index, sentence in enumerate(sentences)
         ],
@@ -182,12 +213,16 @@ def _median(values: Iterable[float | None]) -> float | None:
     return statistics.median(known) if known else None
 
 
-def _group(settings: Settings, times: F64, base: F64 | None, targets: NDArray[Any] | None) -> dict[str, Any]:
-    """The figures of some texts: `times` and `base` [texts, rounds] ms, `targets` [texts] tokens if known."""
+def _group(
+    settings: Settings, times: F64, waits: F64, base: F64 | None, targets: NDArray[Any] | None
+) -> dict[str, Any]:
+    """The figures of some texts: `times`, of which `waits`, and `base` [texts, rounds] ms; `targets` [texts]
+    tokens if known."""
     wanted = [*FIGURES, settings.percentile]
     values = [percentile(times, q) for q in wanted]
     intervals = [list(bounds) for bounds in percentile_intervals(times, wanted)]
     tokens = None if targets is None else int(targets.sum()) * times.shape[1]
+    busy_ms = float((times - waits).sum())
     found = {
         "texts": times.shape[0],
         "timings": times.size,
@@ -198,8 +233,8 @@ def _group(settings: Settings, times: F64, base: F64 | None, targets: NDArray[An
         "budget_percentile": {"ms": values[-1], "interval": intervals[-1]},
         "max_ms": float(times.max()),
         "mean_ms": float(times.mean()),
-        "target_tokens_per_s": None if tokens is None else tokens / (times.sum() / 1000),
-        "ms_per_target_token": float(times.sum()) / tokens if tokens else None,
+        "target_tokens_per_s": None if tokens is None else tokens / busy_ms * 1000,
+        "ms_per_target_token": busy_ms / tokens if tokens else None,
     }
     if base is not None:
         ratio, bounds = ratio_interval(times, base)

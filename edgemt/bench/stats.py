@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 
 F64 = NDArray[np.float64]
 
-RESAMPLES = 1000
+RESAMPLES, LEAST_RESAMPLES = 1000, 200
+MOST_DRAWN = 100_000_000  # values drawn in all, so that a soak of hours is not followed by hours of this
 SEED = 20260101
 LEVEL = 0.95
 BLOCK = 2_000_000  # resampled values held at once (16 MB)
@@ -28,9 +29,10 @@ def percentile_intervals(times: F64, qs: list[float]) -> list[tuple[float, float
     sentences, rounds = times.shape
     rng = np.random.default_rng(SEED)
     block = max(1, BLOCK // times.size)
+    resamples = min(RESAMPLES, max(LEAST_RESAMPLES, MOST_DRAWN // times.size))
     found = []
-    for start in range(0, RESAMPLES, block):
-        count = min(block, RESAMPLES - start)
+    for start in range(0, resamples, block):
+        count = min(block, resamples - start)
         row = rng.integers(sentences, size=(count, sentences, 1))
         column = rng.integers(rounds, size=(count, sentences, rounds))
         drawn = times[row, column].reshape(count, -1)

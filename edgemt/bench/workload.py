@@ -32,8 +32,16 @@ class Sentence:
 @dataclass(frozen=True)
 class Workload:
     name: str
-    sha256: str  # of the file
+    sha256: str  # of the file, or of the text
     sentences: list[Sentence]
+
+
+def one_text(text: str) -> Workload:
+    """A single text as a workload. Raises UsageError if there is nothing in it."""
+    if not text.strip():
+        raise UsageError("--text is empty; give a text to translate")
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return Workload("one text", digest, [Sentence(1, text.strip())])
 
 
 def bucket_of(tokens: int) -> int:

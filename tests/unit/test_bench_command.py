@@ -164,7 +164,7 @@ def test_the_page_needs_nothing_but_itself(run):
 
 def test_the_page_shows_plots_verdict_and_machine_and_fits_a_phone(run):
     _, data, html = run
-    assert html.count("<svg") == 3
+    assert html.count("<svg") == 4  # lengths, shares in time, timeline, stages
     assert '<meta name="viewport" content="width=device-width, initial-scale=1">' in html
     assert "Within budget (p95, 60000 ms)" in html
     assert data["machine"]["kernel"] in html
