@@ -52,10 +52,10 @@ class Done(NamedTuple):
 def steps(threads: list[int], minutes: float, rounds: int, bundle: Path | None) -> Iterator[Step]:
     named = ["-b", str(bundle.resolve())] if bundle else []
     yield Step("doctor", "Check", ["doctor", "--json", *named], (0, 1))
-    measured = ["bench", *named, "--modes", "greedy", f"--rounds={rounds}", "--json={json}"]
+    measured = ["bench", *named, "--modes", "greedy", "--json={json}"]
     for count in threads:
         title = f"The standard workload with {count} thread" + "s" * (count > 1)
-        yield Step(f"bench-{count}", title, [*measured, f"--threads={count}"], (0, 1))
+        yield Step(f"bench-{count}", title, [*measured, f"--threads={count}", f"--rounds={rounds}"], (0, 1))
     if minutes > 0:
         most = threads[-1]
         title = f"Heat: {minutes:g} minutes without a pause, {most} thread" + "s" * (most > 1)

@@ -73,14 +73,16 @@ def bundle_findings(path: Path | None, named: bool) -> Iterator[Finding]:
     events = trial.attempt("bundle", *([str(path)] if path else []))
     facts = {event["step"]: event.get("done") for event in events}
     verified = facts.get("verify") or {}
-    label = verified.get("name") or (at_home(path) if path else "default bundle")
+    label = f"bundle {verified.get('name') or (at_home(path) if path else '')}".strip()
+    if path is None and not verified:
+        label = "default bundle"
     last = events[-1]
     if "failed" in last:
         says, _, cure = last["failed"].partition("; ")
         absent = path is None and named and "without a default bundle" in says
         before = {"load": "cannot be loaded: ", "translate": "cannot translate: "}.get(last["step"], "")
         state: State = "note" if absent else "broken"
-        yield Finding(f"bundle {label}", state, before + says, cure or pip_install("edgemt"))
+        yield Finding(label, state, before + says, cure or import_cure("edgemt", says))
         return
     answer, loaded = facts["translate"] or {}, facts["load"] or {}
     peak = answer.get("peak_rss_bytes")
@@ -90,7 +92,7 @@ def bundle_findings(path: Path | None, named: bool) -> Iterator[Finding]:
         + (f", peak memory {system.megabytes(peak)}" if peak else "")
         + f": {answer['source']} → {answer['target']}"
     )
-    yield Finding(f"bundle {label}", "ok", says)
+    yield Finding(label, "ok", says)
 
 
 def lines(facts: dict[str, Any], sections: dict[str, list[Finding]], works: bool) -> Iterator[str]:

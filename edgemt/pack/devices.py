@@ -17,13 +17,18 @@ class Device(NamedTuple):
 
 MANYLINUX_AARCH64 = tuple(f"manylinux_2_{minor}_aarch64" for minor in (28, 27, 26, 24, 17))
 
+# Raspberry Pi OS bookworm has glibc 2.36 and Python 3.11, trixie glibc 2.41 and Python 3.13.
+PI = Device(
+    "a Raspberry Pi",
+    "aarch64",
+    (*MANYLINUX_AARCH64, "manylinux2014_aarch64"),
+    ("3.11", "3.13"),
+    ("onnxruntime",),
+)
+
 DEVICES = {
-    # Raspberry Pi OS bookworm has glibc 2.36 and Python 3.11, trixie glibc 2.41 and Python 3.13.
-    "pi5": Device(
-        "a Raspberry Pi 5",
-        "aarch64",
-        (*MANYLINUX_AARCH64, "manylinux2014_aarch64"),
-        ("3.11", "3.13"),
-        ("onnxruntime",),
-    ),
+    "pi5": PI._replace(title="a Raspberry Pi 5"),
+    "pi4": PI._replace(
+        title="a Raspberry Pi 4"
+    ),  # the same packages: they choose their kernels by the processor
 }

@@ -42,9 +42,11 @@ def installed(tmp_path_factory: pytest.TempPathFactory, kit: Path) -> Path:
     return prefix
 
 
-def emulated(python: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+def emulated(
+    python: Path, *arguments: str | Path, cpu: str = emulate.CPU, root: Path | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run an aarch64 Python on the emulated CPU, with nothing of this machine's Python in its way."""
-    command = [emulate.qemu(), "-cpu", emulate.CPU, "-L", emulate.root(), python, "-I", *arguments]
+    command = [emulate.qemu(), "-cpu", cpu, "-L", root or emulate.root(), python, "-I", *arguments]
     return subprocess.run(
         [str(part) for part in command],
         capture_output=True,
@@ -88,6 +90,23 @@ def test_the_installed_kit_translates_as_this_machine_does(installed: Path, defa
         command = [sys.executable, "-P", "-m", "edgemt.cli", "translate", sentence]
         ours = subprocess.run(command, capture_output=True, text=True, check=True)
         assert theirs.stdout == ours.stdout != ""
+
+
+def test_a_pi_4_runs_it_without_dot_products(installed: Path, tmp_path: Path) -> None:
+    """The same packages on a Cortex-A72: other kernels, the same sentence."""
+    (tmp_path / "proc").mkdir()
+    for entry in emulate.root().iterdir():
+        if entry.name != "proc":
+            (tmp_path / entry.name).symlink_to(entry)
+    cpuinfo = (emulate.root() / "proc" / "cpuinfo").read_text()
+    older = re.sub(r"^(Features\t: ).*", r"\1fp asimd evtstrm crc32 cpuid", cpuinfo, flags=re.MULTILINE)
+    (tmp_path / "proc" / "cpuinfo").write_text(older.replace("0xd0b", "0xd08"))
+    python = installed / "current" / "bin" / "python"
+    done = emulated(python, "-m", "edgemt.cli", "doctor", "--json", cpu="cortex-a72", root=tmp_path)
+    report = json.loads(done.stdout)
+    assert done.returncode == 0 and report["machine"]["cpu"] == "Cortex-A72"
+    bundle = next(f for f in report["findings"] if f["part"] == "bundle medical-zh-en")
+    assert "penicillin" in bundle["says"]
 
 
 def test_doctor_sees_the_processor_and_that_all_works(installed: Path) -> None:

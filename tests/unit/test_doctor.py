@@ -151,7 +151,7 @@ def test_a_damaged_bundle_is_named_with_its_file(
 def test_another_bundle_is_tried_too(environment: Environment, toy_bundle: Path) -> None:
     code, output = doctor(environment(bundle=False), "-b", toy_bundle, "--json")
     assert code == 0
-    assert found(output)["runs bundle default bundle"]["state"] == "note"
+    assert found(output)["runs default bundle"]["state"] == "note"
     assert (
         found(output)[f"runs bundle {json.loads((toy_bundle / 'manifest.json').read_text())['name']}"][
             "state"
@@ -170,7 +170,7 @@ def test_what_is_no_bundle_is_said(environment: Environment, tmp_path: Path, nam
 def test_without_any_bundle_it_cannot_translate(environment: Environment) -> None:
     code, output = doctor(environment(bundle=False), "--json")
     assert code == 1
-    assert "without a default bundle" in found(output, "broken")["runs bundle default bundle"]["says"]
+    assert "without a default bundle" in found(output, "broken")["runs default bundle"]["says"]
 
 
 def test_too_little_memory_is_a_finding(environment: Environment) -> None:

@@ -160,7 +160,7 @@ def test_no_index(edgemt: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--device", "pi0", "-o", "x.tar"], "packs for pi5"),
+        (["--device", "pi0", "-o", "x.tar"], "packs for pi5, pi4"),
         (["--device", "pi5", "-o", "no/such/folder/x.tar"], "does not exist"),
         (["--device", "pi5", "-o", "."], "is a folder"),
         (["--device", "pi5", "-o", "x.tar", "--python", "3.9"], "3.11 or newer"),
