@@ -47,7 +47,7 @@ def _compare(args: argparse.Namespace) -> int:
         json_path=args.json,
         report=args.report,
         max_slowdown=None if slowdown is None else options.number(slowdown, "--max-slowdown", above=-1),
-        strict=getattr(args, "strict", False),
+        strict=args.strict,
     )
 
 
@@ -80,6 +80,6 @@ def _project(args: argparse.Namespace) -> int:
 
 
 def _without(args: argparse.Namespace, option: str, *names: str) -> None:
-    given = [f"--{name.replace('_', '-')}" for name in names if getattr(args, name, None)]
+    given = [f"--{name.replace('_', '-')}" for name in names if getattr(args, name)]
     if given:
         raise UsageError(f"{option} measures nothing; leave out {', '.join(given)}")
