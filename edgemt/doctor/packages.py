@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import os
 import re
 from collections.abc import Iterator
 from importlib import metadata
@@ -74,7 +75,7 @@ def device_package(needed: Requirement) -> Iterator[Finding]:
     if needed.name == "onnxruntime" and numbers(have) >= TELEMETRY:
         yield Finding(
             "telemetry",
-            "warning",
+            "note" if os.environ.get("ORT_DISABLE_TELEMETRY") == "1" else "warning",
             f"onnxruntime {have} reports its use over the network by default; edgemt sets "
             "ORT_DISABLE_TELEMETRY=1 for itself, other programs that use this package do not",
             f"export ORT_DISABLE_TELEMETRY=1, or: {pip_install('onnxruntime==1.28.0')}",

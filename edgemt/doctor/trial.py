@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -160,6 +161,7 @@ def cause(error: BaseException) -> str:
 
 
 def main() -> int:
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # as edgemt's runtime does
     steps(sys.argv[1:], lambda event: print(json.dumps(event), flush=True))
     return 0
 

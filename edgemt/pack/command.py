@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import re
+import sys
 import tempfile
 from pathlib import Path
 
-from edgemt.errors import UsageError
+from edgemt.errors import EdgemtError, UsageError
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -46,11 +48,21 @@ def run(args: argparse.Namespace) -> int:
             f"{bundle.path} was exported for {bundle.manifest.target}, and a kit for {device.title} runs "
             f"{', '.join(device.targets)}; export the checkpoint for that"
         )
-    with tempfile.TemporaryDirectory(prefix="edgemt-pack-") as work:
-        folder = Path(work) / f"edgemt-{args.device}"
-        manifest = assemble(folder, args.device, device, pythons, bundle, args.wheels)
-        folder = folder.rename(folder.with_name(f"edgemt-{manifest['edgemt']}-{args.device}"))
-        digest = write_tar(folder, args.output)
+    if importlib.util.find_spec("pip") is None:
+        raise EdgemtError(
+            f"pip is not installed, which gets the packages; run: {sys.executable} -m ensurepip"
+        )
+    try:
+        with tempfile.TemporaryDirectory(prefix="edgemt-pack-") as work:
+            folder = Path(work) / f"edgemt-{args.device}"
+            manifest = assemble(folder, args.device, device, pythons, bundle, args.wheels)
+            folder = folder.rename(folder.with_name(f"edgemt-{manifest['edgemt']}-{args.device}"))
+            digest = write_tar(folder, args.output)
+    except OSError as error:
+        place = tempfile.gettempdir()
+        raise EdgemtError(
+            f"the kit could not be put together in {place} ({error.strerror}); free some space or set TMPDIR"
+        ) from None
     print(f"{args.output}: edgemt {manifest['edgemt']} with {manifest['bundle']['name']} for {device.title}")
     print(f"  {megabytes(args.output.stat().st_size)}, {len(manifest['files'])} files, sha256 {digest}")
     for python, count in manifest["installed_bytes"].items():

@@ -65,7 +65,7 @@ def doctor(python: Path | str, *arguments: str | Path, prepare: Callable[[], Non
            **variables: str) -> tuple[int, str]:  # fmt: skip
     """The exit code and what was printed; nothing may go to stderr."""
     command = [str(python), "-P", "-m", "edgemt.cli", "doctor", *map(str, arguments)]
-    clean = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "ORT_"))}
     done = subprocess.run(
         command, capture_output=True, text=True, env={**clean, **variables}, preexec_fn=prepare, timeout=300
     )
@@ -195,6 +195,8 @@ def test_a_release_with_telemetry_is_named(environment: Environment, tmp_path: P
     finding = found(output)["packages telemetry"]
     assert finding["state"] == "warning" and "1.30.1" in finding["says"]
     assert "ORT_DISABLE_TELEMETRY=1" in finding["cure"] and "onnxruntime==1.28.0" in finding["cure"]
+    _, output = doctor(python, "--json", ORT_DISABLE_TELEMETRY="1")
+    assert found(output)["packages telemetry"]["state"] == "note"  # switched off for all
     assert "tested with onnxruntime==1.28.0" in found(output)["packages onnxruntime"]["says"]
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import socket
 import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -225,6 +227,51 @@ def test_a_place_that_cannot_be_written_is_one_sentence(kit: Path, tmp_path: Pat
     (tmp_path / "file").write_text("")
     message = refused(installer(kit, "--prefix", tmp_path / "file" / "edgemt"))
     assert "--prefix DIR" in message
+
+
+def test_the_service_is_put_in_place_follows_the_version_and_goes(
+    copy: Path, kit: Path, other: Path, toy_bundle: Path, tmp_path: Path
+) -> None:
+    """With a stand-in for systemctl that writes down what it is asked: there is no systemd in a test."""
+    units, asked = tmp_path / "units", tmp_path / "asked"
+    units.mkdir()
+    systemctl = tmp_path / "systemctl"
+    systemctl.write_text(f'#!/bin/sh\necho "$@" >> {asked}\n')
+    systemctl.chmod(0o755)
+
+    def run(folder: Path, *arguments: str) -> None:
+        code = (
+            "import runpy, sys, pathlib, os; os.geteuid = lambda: 0; sys.argv = sys.argv[1:];"
+            "names = runpy.run_path(sys.argv[0], run_name='installer');"
+            f"names['main'].__globals__['UNITS'] = pathlib.Path({str(units)!r}); sys.exit(names['main']())"
+        )
+        command = ["python3", "-c", code, folder / "install.py", "--prefix", copy, *arguments]
+        path = f"{tmp_path}:{os.environ['PATH']}"
+        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PATH": path})
+        assert done.returncode == 0, done.stderr
+
+    run(kit, "--service")
+    unit = (units / "edgemt@.service").read_text()
+    assert f"ExecStart={copy}/current/bin/edgemt translate\n" in unit and (units / "edgemt.socket").exists()
+    assert asked.read_text().splitlines() == ["daemon-reload", "enable --now edgemt.socket"]
+    run(other)  # an upgrade takes the unit along, which names the new bundle
+    name = json.loads((toy_bundle / "manifest.json").read_text())["name"]
+    assert f"translate -b {copy}/current/bundles/{name}\n" in (units / "edgemt@.service").read_text()
+    run(other, "--rollback")
+    assert (units / "edgemt@.service").read_text() == unit
+    run(other, "--uninstall")
+    assert list(units.iterdir()) == [] and not copy.exists()
+    assert "disable --now edgemt.socket" in asked.read_text()
+
+
+def test_no_service_without_systemd(kit: Path, tmp_path: Path) -> None:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for tool in ("sh", "sha256sum", "sed", "head", "dirname", "python3"):
+        (programs / tool).symlink_to(sys.executable if tool == "python3" else str(shutil.which(tool)))
+    done = installer(kit, "--prefix", tmp_path / "prefix", "--service", PATH=str(programs))
+    assert "--service needs root and systemd" in refused(done)
+    assert not (tmp_path / "prefix").exists()
 
 
 def test_one_installer_at_a_time(copy: Path, other: Path) -> None:
