@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,33 +14,41 @@ from edgemt.runtimes.protocol import F32, I32, Step, Want
 I64 = NDArray[np.int64]
 
 
-def step(
-    logits: NDArray[Any],
-    top: tuple[I64, NDArray[Any]] | None,
-    alignment: NDArray[Any] | None,
-    want: Want,
-    model: Model,
-) -> Step:
+def needs(want: Want, outputs: Collection[str]) -> frozenset[str]:
+    """The outputs of the step graph, of those it has, that an answer to `want` is built from."""
+    if "logp" in outputs and want.shortlist is None:
+        names = {"top_ids", "top_values"} | ({"logp"} if want.score is not None else set())
+    else:
+        names = {"logits"}
+    return frozenset(outputs) & (names | {name for name in ("logits", "alignment") if getattr(want, name)})
+
+
+def step(found: Mapping[str, NDArray[Any]], want: Want, model: Model) -> Step:
     """Build the answer from buffers that the next step overwrites (nothing returned shares their memory).
 
-    `logits` [rows, width, V]; `top`: ids and logits [rows, width, ≥ candidates(want, model)] of the graph's
-    TopK, which already bars `model.suppress`; without it, or with a shortlist, the best are found here.
+    `found` holds what `needs` named: logits [rows, width, V], log-probabilities logp of that shape, and their
+    best, `model.suppress` barred: top_ids and top_values [rows, width, ≥ candidates(want, model)]. A graph
+    without logp, or a shortlist, leaves the best and the probabilities to numpy.
     """
-    logits = logits.astype(np.float32, copy=False)
-    if top is None or want.shortlist is not None:
-        ids, values = _from_logits(logits, want, model)
-    elif want.suppress is None:
-        ids, values = top[0][..., : want.top_k], top[1][..., : want.top_k]
+    logits, alignment = found.get("logits"), found.get("alignment")
+    if "top_ids" not in found:
+        assert logits is not None
+        logp = logits.astype(np.float32, copy=False)
+        logp = logp - log_z(logp if want.shortlist is None else logp[..., want.shortlist])
+        ids, values = _best(logp, want, model)
     else:
-        ids, values = _without(*top, want.suppress, min(want.top_k, _allowed(want, model)))
-    z: Any = 0
-    if want.top_k or want.score is not None:
-        z = log_z(logits if want.shortlist is None else logits[..., want.shortlist])
+        logp, ids, values = found.get("logp"), found["top_ids"], found["top_values"]
+        if want.suppress is not None:
+            ids, values = _without(ids, values, want.suppress, min(want.top_k, _allowed(want, model)))
+        ids, values = ids[..., : want.top_k], values[..., : want.top_k]
+    scored = None
+    if want.score is not None and logp is not None:
+        scored = np.take_along_axis(logp, want.score, -1)
     return Step(
         ids.astype(np.int32),
-        values - z,
-        scored=None if want.score is None else np.take_along_axis(logits, want.score, -1) - z,
-        logits=logits.copy() if want.logits else None,
+        values.copy(),
+        scored=scored,
+        logits=logits.astype(np.float32) if want.logits and logits is not None else None,
         alignment=alignment.astype(np.float32) if want.alignment and alignment is not None else None,
     )
 
@@ -51,13 +60,7 @@ def candidates(want: Want, model: Model) -> int:
 
 
 def log_z(logits: F32) -> F32:
-    """log Σ exp over the last axis, kept: [..., V] -> [..., 1].
-
-    Here and not in the step graph: there, ReduceLogSumExp took 38 µs of a 153 µs step (INT8, d 256, two
-    layers, 10,000 words, one row; 143 of 311 µs for four rows), and greedy search would pay it without any
-    use for it, since onnxruntime heeds `only_execute_path_to_fetches` in training builds only. Here it takes
-    8 µs a row, and only where a log-probability is wanted.
-    """
+    """log Σ exp over the last axis, kept: [..., V] -> [..., 1]."""
     top = logits.max(-1, keepdims=True)
     scratch = np.subtract(logits, top)
     np.exp(scratch, out=scratch)
@@ -75,12 +78,12 @@ def _without(ids: I64, values: NDArray[Any], banned: I32, k: int) -> tuple[I64, 
     return np.take_along_axis(ids, order, -1), np.take_along_axis(values, order, -1)
 
 
-def _from_logits(logits: F32, want: Want, model: Model) -> tuple[I64, F32]:
-    """The best ids and their logits; only those of `want.shortlist`, where given."""
+def _best(logp: F32, want: Want, model: Model) -> tuple[I64, F32]:
+    """The best ids and their log-probabilities; only those of `want.shortlist`, where given."""
     banned = [*model.suppress, *([] if want.suppress is None else want.suppress.tolist())]
     columns = np.arange(model.vocab_size) if want.shortlist is None else want.shortlist.astype(np.int64)
     columns = np.setdiff1d(columns, banned)
-    scores = logits[..., columns]
+    scores = logp[..., columns]
     k = min(want.top_k, len(columns))
     some = (
         np.argpartition(scores, len(columns) - k, axis=-1)[..., len(columns) - k :]

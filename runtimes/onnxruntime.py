@@ -17,6 +17,7 @@ from edgemt.runtimes.ort_state import Encoded, Prefix, shape_of
 from edgemt.runtimes.protocol import I32, Caps, RoleTensors, Tap
 
 GREEDY = "greedy"  # the role of the graph that decodes a sentence whole
+BEST = frozenset({"top_ids"})
 MOST_SLOTS = 256  # tokens a new session has room for at once, however many it may take in the end
 
 
@@ -161,14 +162,14 @@ class OrtProgram:
         if width > self.caps.max_width:
             for column in range(width - 1):
                 session.feed(forced[:, column : column + 1])
-                session.run(None, 1, scores=False)
+                session.run(None, BEST)
             forced = forced[:, -1:]
         session.feed(forced)
         stops, nowhere = frozenset(stop.tolist()), []
         lines: list[list[int]] = [[] for _ in range(rows)]
         taking = list(lines)  # for every row of the session, the line that takes its tokens
         for _ in range(max_new):
-            session.run(None, 1, scores=False)
+            session.run(None, BEST)
             tokens = session.found["top_ids"][:, -1, 0]
             words = tokens.tolist()
             if not stops.isdisjoint(words):

@@ -92,10 +92,9 @@ class OrtSession:
         if width > self._caps.max_width:
             raise EdgemtError(f"a step of {width} tokens; this model takes {self._caps.max_width} at a time")
         self.feed(ids[:, :width])
-        candidates = answer.candidates(want, self._model)
-        self.run(None if narrowest == width else widths, candidates, scores=True, alignment=want.alignment)
-        top = (self.found["top_ids"], self.found["top_values"]) if "top_ids" in self.found else None
-        return answer.step(self.found["logits"], top, self.found.get("alignment"), want, self._model)
+        names = answer.needs(want, self._graph.outputs)
+        self.run(None if narrowest == width else widths, names, answer.candidates(want, self._model))
+        return answer.step(self.found, want, self._model)
 
     def feed(self, ids: I32) -> None:
         """Check [rows, width] ids and copy them to where the next run reads them."""
@@ -110,8 +109,11 @@ class OrtSession:
             self._resize(1)
         self.ids[:, 0] = tokens
 
-    def run(self, widths: I32 | None, k: int, scores: bool, alignment: bool = False) -> None:
-        """Execute a step on `self.ids`, of which row r counts widths[r] (None: all). Results: `found`."""
+    def run(self, widths: I32 | None, outputs: frozenset[str], k: int = 1) -> None:
+        """Execute a step on `self.ids`, of which row r counts widths[r] (None: all).
+
+        `found` then holds these outputs (states apart); those of the graph's TopK are the best `k`.
+        """
         past, width = self.past, self.ids.shape[1]
         longest = past + width
         if self._used is None:
@@ -124,7 +126,7 @@ class OrtSession:
             longest = int((lengths + (width if widths is None else widths)).max())
             np.minimum(lengths[:, None] + np.arange(width), last, out=self.positions)
         check_length(longest, self._model)
-        self._bind_outputs(k, scores, alignment)
+        self._bind_outputs(outputs, k)
         self._bind_states(width)
         if self._used is None and width == 1:
             self._bind_free_bias()
@@ -150,7 +152,7 @@ class OrtSession:
         self.binding.input("input_ids", self.ids)
         if "position_ids" in self._graph.inputs:
             self.binding.input("position_ids", self.positions)
-        self._bound: tuple[int, bool, bool] | None = None
+        self._bound: tuple[frozenset[str], int] | None = None
 
     def _bind_states(self, width: int) -> None:
         """Bind every state for a step of `width` tokens behind `past`."""
@@ -184,23 +186,20 @@ class OrtSession:
         bias[..., self.past :] = np.triu(np.full((width, width), BARRED), 1)
         self.binding.input("self_bias", bias)
 
-    def _bind_outputs(self, k: int, scores: bool, alignment: bool = False) -> None:
-        """Bind outputs for the best k ids, with `scores` also their logits and all logits."""
-        if self._bound == (k, scores, alignment):
+    def _bind_outputs(self, names: frozenset[str], k: int) -> None:
+        """Bind buffers for these outputs."""
+        if self._bound == (names, k):
             return
-        self._bound = (k, scores, alignment)
+        self._bound = (names, k)
         rows, width = self.ids.shape
         self.binding.clear_outputs()
-        wanted: dict[str, int] = {}
-        if "top_ids" in self._graph.outputs:
-            self._k[0] = wanted["top_ids"] = k
-            if scores:
-                wanted["top_values"] = k
-        if scores:
-            wanted["logits"] = self._model.vocab_size
-        if alignment and self._source is not None:
-            wanted["alignment"] = self._source.bias.shape[-1]
-        self.found = {n: np.empty((rows, width, size), self._graph.outputs[n]) for n, size in wanted.items()}
+        self._k[0] = k
+        source = 0 if self._source is None else self._source.bias.shape[-1]
+        sizes = {"top_ids": k, "top_values": k, "alignment": source}
+        self.found = {
+            name: np.empty((rows, width, sizes.get(name, self._model.vocab_size)), self._graph.outputs[name])
+            for name in sorted(names)
+        }
         for name, array in self.found.items():
             self.binding.output(name, array)
 

@@ -87,7 +87,7 @@ class _Loop:
             if attention.endswith((SELF, CROSS)) and part in ATTENTION:
                 if part == "merged":
                     self.attend(attention)
-            elif node.name in ("decoder.embeddings", "decoder.output"):
+            elif node.name in ("decoder.embeddings", "decoder.output", "logp"):
                 bypassed[node.output[0]] = bypassed.get(node.input[0], node.input[0])
             elif node.name not in ("alignment", "top_k"):
                 kept = NodeProto()

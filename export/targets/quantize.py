@@ -23,9 +23,9 @@ from edgemt.export.graphs.graphset import Array, GraphSet, constant_matmuls, ini
 
 # In a step, from so many columns on, the weights' scales are a Mul of their own behind a product whose weight
 # scale is 1. ONNX Runtime copies a scale a column one by one at every call, 30 instructions each: 300,000 of
-# the 895,000 that the head of a step took on a Cortex-A76 (10,000 columns, 160,000 dot products); the Mul takes
-# 24,000. From 256 on it would be 1 % fewer instructions there, and slower on x86. An encoder has one call for
-# all its rows.
+# the 895,000 that the head of a step took on a Cortex-A76 (10,000 columns, 160,000 dot products); the Mul
+# takes 24,000. From 256 columns on it would be 1 % fewer instructions there, and slower on x86. An encoder
+# has one call for all its rows.
 WIDE = 512
 
 

@@ -236,7 +236,9 @@ class Toy:
             k = g.input("top_k", "l", [1])
             barred = np.zeros(self.vocab, np.float32)
             barred[list(self.suppress)] = -30000
-            biased = g.op("Add", "logits", g.const(barred))
+            g.op("LogSoftmax", "logits", axis=-1, out="logp")
+            g.output("logp", ["rows", "width", self.vocab])
+            biased = g.op("Add", "logp", g.const(barred))
             g.nodes.append(helper.make_node("TopK", [biased, k], ["top_values", "top_ids"], axis=-1))
             g.output("top_values", ["rows", "width", "k"])
             g.output("top_ids", ["rows", "width", "k"], TensorProto.INT64)
