@@ -150,7 +150,8 @@ def table(device: Device) -> str:
     for point in device.points:
         low, middle, high = predict(draws, point)
         value = point["published"]
-        inside = "yes" if low <= value <= high else f"no, by {max(low / value, value / high):.3g} ×"
+        beyond = 100 * (max(low / value, value / high) - 1)
+        inside = "yes" if beyond <= 0 else f"no, by {beyond:.2g} %"
         projected = f"{_short(middle)} ({_short(low)}–{_short(high)}), {100 * (middle / value - 1):+.0f} %"
         name = f"[{point['name']}]({point['address']})"
         cells = [name, point["software"], point["threads"], f"{value:g} {point['unit']}", projected, inside]
