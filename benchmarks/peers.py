@@ -34,12 +34,14 @@ from edgemt.bench.contenders import CommandContender  # noqa: E402
 from edgemt.bench.facts import machine_facts  # noqa: E402
 from edgemt.bench.foreign import Foreign  # noqa: E402
 from edgemt.bench.measure import measure  # noqa: E402
+from edgemt.bench.options import check_writable, write  # noqa: E402
 from edgemt.bench.results import Row, Settings, build  # noqa: E402
 from edgemt.bench.workload import Sentence, Workload, read_workload  # noqa: E402
-from edgemt.errors import EdgemtError, UsageError  # noqa: E402
+from edgemt.errors import EdgemtError  # noqa: E402
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgemt" / "peers"
 TIMEOUT_S = 120.0  # for one line, the start of the process included
+MEMORY_TEXTS = 6  # peak memory is looked at after every sixth text of the workload
 FORMAT, FORMAT_VERSION = "edgemt-peers", "1.0"
 
 
@@ -49,6 +51,8 @@ def main() -> int:
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     os.environ |= {"HF_HUB_OFFLINE": "1", "ORT_DISABLE_TELEMETRY": "1", "TRANSFORMERS_VERBOSITY": "error"}
     try:
+        check_writable(args.json, "--json")
+        check_writable(args.page, "--page")
         entrants, skipped = prepare(args.only, args.work, say)
         if args.prepare:
             print(f"ready in {args.work}: {', '.join(entrant.label for entrant in entrants)}")
@@ -73,7 +77,7 @@ def arguments() -> argparse.Namespace:
     add("--threads", type=int, default=1, metavar="N", help="of each engine (default: 1)")
     add("--rounds", type=int, default=3, metavar="N", help="times each text is measured (default: 3)")
     add("--texts", type=int, metavar="N", help="of each length of the workload and direction (default: all)")
-    add("--quality", type=int, default=100, metavar="N", help="test rows for BLEU and chrF (default: 100)")
+    add("--quality", type=int, default=75, metavar="N", help="test rows for BLEU and chrF (default: 75)")
     add("--starts", type=int, default=5, metavar="N", help="fresh processes of each (default: 5)")
     add("--work", type=Path, default=CACHE, metavar="DIR", help=f"exported models (default: {CACHE})")
     add("--json", type=Path, default=ROOT / "docs" / "benchmarks.json", metavar="FILE")
@@ -101,7 +105,9 @@ def run(args: argparse.Namespace, entrants: list[Entrant], skipped: list[dict[st
     for beam in args.beams:
         search = "greedy" if beam == 1 else f"beam {beam}"
         say(f"{search}: peak memory")
-        memory = [peak_rss(entrant, beam, args.threads, workload.sentences[::3]) for entrant in entrants]
+        memory = [
+            peak_rss(entrant, beam, args.threads, workload.sentences[::MEMORY_TEXTS]) for entrant in entrants
+        ]
         with running(entrants, beam, args.threads) as contenders:
             say(f"{search}: {len(rows)} test rows both ways")
             found = [(c.label, quality(c, rows)) for c in contenders]  # and they are warm then
@@ -171,16 +177,6 @@ def languages(sentence: Sentence) -> tuple[str, str]:
 
 def say(text: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
-
-
-def write(path: Path, text: str) -> None:
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise UsageError(f"cannot write {path} ({error.strerror}); name a file you may write") from None
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from edgemt.errors import EdgemtError, UsageError
 
 LINES = ("text", "tsv")
 GRACE_S = 2.0  # between asking a process to end and killing it
-GREETING_S = 2.0  # at most: how long a second line is waited for after the first answer
+GREETING_S = 0.5  # at most: how long a second line is waited for after the first answer
 SAID = 4096  # bytes from the end of stderr that are looked at
 SHOWN = 120  # characters of a command in a message
 MOST = 1 << 24  # bytes of one answer
