@@ -88,18 +88,19 @@ def _run(args: argparse.Namespace) -> int:
     bundles = [] if args.no_bundle else [open_bundle(path) for path in args.bundle or [None]]
     workload, skipped = speakable(workload, bundles)
     sentences = workload.sentences
-    if args.threads == "auto":
-        from edgemt.bench.threads import candidates, choose_threads, usable_cores
-
-        mode = modes[0] if modes else own_mode(bundles[0])
-        counts = candidates(usable_cores())
-        threads, tried = choose_threads(bundles, mode, sentences, counts, _progress)
-        settings = replace(settings, threads=threads, threads_tried=tried)
     with ExitStack() as stack:
         for foreign in foreigns:
             stack.enter_context(foreign)
-        loaded, rows = prepare_bundles(bundles, modes, sentences, settings.threads, _progress)
+        # The commands first: one that cannot be run is said at once.
         commands, command_rows = prepare_commands(foreigns, sentences, _progress)
+        if args.threads == "auto":
+            from edgemt.bench.threads import candidates, choose_threads, usable_cores
+
+            mode = modes[0] if modes else own_mode(bundles[0])
+            counts = candidates(usable_cores())
+            threads, tried = choose_threads(bundles, mode, sentences, counts, _progress)
+            settings = replace(settings, threads=threads, threads_tried=tried)
+        loaded, rows = prepare_bundles(bundles, modes, sentences, settings.threads, _progress)
         samples = measure(
             [*loaded, *commands],
             sentences,

@@ -92,6 +92,8 @@ class BundleContender:
             return None
         from edgemt.glossary import Glossary
 
+        if isinstance(sentence.terms, Glossary):
+            return sentence.terms
         found = self._glossaries.get(sentence.number)
         if found is None:
             found = self._glossaries[sentence.number] = Glossary(sentence.terms)

@@ -18,7 +18,7 @@ from edgemt.bench.results import Settings
 from edgemt.bench.workload import Workload, one_text, read_workload
 from edgemt.errors import UsageError
 
-ROUNDS = "5"
+BUDGET_MS, ROUNDS = "500", "5"
 
 
 def number(text: str, option: str, above: float, most: float = math.inf) -> float:
@@ -80,35 +80,38 @@ def write(path: Path, text: str) -> None:
 
 def settings(args: argparse.Namespace) -> Settings:
     """The numbers of the run. Raises UsageError for one that is none and for options that exclude others."""
-    if args.soak and (args.rate or args.rounds):
+    rate, soak, beam = args.rate is not None, args.soak is not None, args.beam is not None
+    if soak and (rate or args.rounds is not None):
         raise UsageError(
             "--soak goes on for its minutes, one text after the other; leave out --rate and --rounds"
         )
-    if args.arrivals and not args.rate:
+    if args.arrivals and not rate:
         raise UsageError("--arrivals says how the texts of --rate come; give --rate too")
-    if args.beam and args.modes:
+    if beam and args.modes is not None:
         raise UsageError("--beam and --modes say the same thing; give one of them (--modes beam4)")
-    arrivals = None
-    if args.rate:
-        arrivals = Arrivals(number(args.rate, "--rate", above=0), args.arrivals or KINDS[0])
     auto = args.threads == "auto"
+    kind = args.arrivals or KINDS[0]
     return Settings(
-        budget_ms=number(args.budget_ms or "500", "--budget-ms", above=0),
+        budget_ms=number(_or(args.budget_ms, BUDGET_MS), "--budget-ms", above=0),
         percentile=number(args.percentile, "--percentile", above=0, most=100),
-        rounds=count(args.rounds or ROUNDS, "--rounds", 1),
+        rounds=count(_or(args.rounds, ROUNDS), "--rounds", 1),
         warmup=count(args.warmup, "--warmup", 0),
         threads=1 if auto else count(args.threads, "--threads", 1, word="auto"),
-        beam=None if args.beam is None else count(args.beam, "--beam", 1),
-        arrivals=arrivals,
-        soak_minutes=number(args.soak, "--soak", above=0) if args.soak else None,
+        beam=count(args.beam, "--beam", 1) if beam else None,
+        arrivals=Arrivals(number(args.rate, "--rate", above=0), kind) if rate else None,
+        soak_minutes=number(args.soak, "--soak", above=0) if soak else None,
     )
+
+
+def _or(given: str | None, default: str) -> str:
+    return default if given is None else given
 
 
 def modes(args: argparse.Namespace) -> list[Mode]:
     """As asked for with --modes or --beam; empty: each bundle's own."""
-    if args.beam:
-        return [Mode.of_beam(int(args.beam))]
-    return list(dict.fromkeys(map(Mode.parse, args.modes.split(",")))) if args.modes else []
+    if args.beam is not None:
+        return [Mode.of_beam(count(args.beam, "--beam", 1))]
+    return [] if args.modes is None else list(dict.fromkeys(map(Mode.parse, args.modes.split(","))))
 
 
 def workload(args: argparse.Namespace, wanted: Sequence[Mode]) -> Workload:
@@ -117,16 +120,20 @@ def workload(args: argparse.Namespace, wanted: Sequence[Mode]) -> Workload:
     if args.text is not None and args.workload:
         raise UsageError("--text and --workload both give the texts; leave out one of them")
     found = read_workload(args.workload) if args.text is None else one_text(args.text)
+    with_terms = any(mode.glossary for mode in wanted)
+    if args.glossary and not with_terms:
+        raise UsageError("--glossary is for the mode of that name; add --modes glossary")
     if args.glossary:
-        if not any(mode.glossary for mode in wanted):
-            raise UsageError("--glossary is for the mode of that name; add --modes glossary")
-        from edgemt.glossary import read_glossary
+        from edgemt.glossary import Glossary, read_glossary
 
-        terms = read_glossary(args.glossary) or {}
-        found = replace(found, sentences=[replace(s, terms=terms) for s in found.sentences])
-    if any(mode.glossary for mode in wanted) and not any(s.terms for s in found.sentences):
+        terms = read_glossary(args.glossary) or Glossary({})
+        texts = [replace(s, terms=terms if terms.find(s.source) else {}) for s in found.sentences]
+        found = replace(found, sentences=texts)
+    if with_terms and not any(s.terms for s in found.sentences):
         raise UsageError(
-            f"the workload {found.name} has no terms for --modes glossary; give them with --glossary, "
+            f"no term of --glossary occurs in the workload {found.name}; give others"
+            if args.glossary
+            else f"the workload {found.name} has no terms for --modes glossary; give them with --glossary, "
             "or in a column terms (source=target; source=target)"
         )
     return found

@@ -46,7 +46,7 @@ class Sampler:
             words, stdin=subprocess.PIPE, stdout=self._said, stderr=subprocess.DEVNULL
         )
         deadline = time.monotonic() + READY_S
-        while not self._size() and self._child.poll() is None and time.monotonic() < deadline:
+        while not self.size() and self._child.poll() is None and time.monotonic() < deadline:
             time.sleep(0.01)
 
     def stop(self, origin_ns: int) -> list[Moment]:
@@ -67,12 +67,15 @@ class Sampler:
         return self
 
     def __exit__(self, *_: object) -> None:
+        assert self._child.stdin
+        self._child.stdin.close()
         if self._child.poll() is None:  # the run failed: nobody asks what it saw
             self._child.kill()
             self._child.wait()
         self._said.close()
 
-    def _size(self) -> int:
+    def size(self) -> int:
+        """Bytes that it has written."""
         return os.fstat(self._said.fileno()).st_size
 
 
