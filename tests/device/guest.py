@@ -95,11 +95,11 @@ def main() -> None:
     job = json.load(sys.stdin)
     translate = ENGINES[job["engine"]](job)
     answers = [translate({**text, "count": True}) for text in job["texts"]]
-    for text in job["texts"]:
-        translate(text)
     gc.collect()
     gc.freeze()
     gc.disable()
+    for text in job["texts"]:  # once more, as the collector has emptied Python's free lists
+        translate(text)
     for text in job["texts"]:
         for _ in range(job["repeats"]):
             mark(BEGIN)

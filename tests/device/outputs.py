@@ -1,0 +1,109 @@
+"""What a bundle says on this machine and on another processor, sentence by sentence, and how near they are.
+
+The file is a script for the other processor's Python too: outputs.py BUNDLE < texts > sentences, both JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+import edgemt
+from edgemt.runtimes.protocol import Want
+from edgemt.translator import Translator
+
+Text = tuple[str, str, str]  # source language, target language, text
+Sentence = tuple[str, str, str]  # direction, source, target
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A sentence that two processors translate differently."""
+
+    direction: str
+    source: str
+    here: str
+    there: str
+    gap: float  # between the logits, here, of the first two tokens that differ; 0 is a tie
+
+
+def outputs(bundle: Path, texts: Sequence[Text]) -> list[Sentence]:
+    """The sentences of the texts and their greedy translations, by this process."""
+    translator = edgemt.load(bundle)
+    return [
+        (segment.direction, segment.source, segment.target)
+        for source_lang, target_lang, text in texts
+        for segment in translator.segments(text, source_lang=source_lang, target_lang=target_lang, beam=1)
+        if segment.translated
+    ]
+
+
+def emulated(bundle: Path, texts: Sequence[Text]) -> list[Sentence]:
+    """The same on the emulated Cortex-A76."""
+    from tests.device import emulate
+
+    done = emulate.run([__file__, bundle.resolve()], stdin=json.dumps(texts).encode(), timeout=3600)
+    assert done.returncode == 0, done.stderr.decode()
+    return [tuple(sentence) for sentence in json.loads(done.stdout)]
+
+
+def without_vnni(bundle: Path, texts: Sequence[Text]) -> list[Sentence]:
+    """The same on an emulated x86 processor that has AVX2 and no VNNI, with this very Python."""
+    from tests.device import emulate
+
+    line = [emulate.qemu("qemu-x86_64"), "-cpu", "Haswell", sys.executable, __file__, str(bundle.resolve())]
+    done = subprocess.run(
+        line,
+        input=json.dumps(texts).encode(),
+        capture_output=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(emulate.REPOSITORY)},
+        timeout=3600,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    return [tuple(sentence) for sentence in json.loads(done.stdout)]
+
+
+def differences(bundle: Path, here: Sequence[Sentence], there: Sequence[Sentence]) -> list[Difference]:
+    """Where the two part, and how narrowly."""
+    assert [one[:2] for one in here] == [other[:2] for other in there]
+    translator = edgemt.load(bundle)
+    return [
+        Difference(*one, other[2], gap(translator, *one, other[2]))
+        for one, other in zip(here, there, strict=True)
+        if one != other
+    ]
+
+
+def gap(translator: Translator, direction: str, source: str, here: str, there: str) -> float:
+    """The difference of this processor's logits for the first two tokens in which the outputs differ."""
+    model, tokenizer = translator.bundle.manifest.model, translator.tokenizer
+    one, other = ([*tokenizer.encode_target(text), model.eos_id] for text in (here, there))
+    same = next(i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
+    ids = np.array([[*model.source_prefix[direction], *tokenizer.encode(source), model.eos_id]], np.int32)
+    encoded = translator.program.encode(ids, np.array([ids.shape[1]], np.int32))
+    session = translator.program.open(encoded, np.zeros(1, np.int32), same + 1)
+    logits = np.zeros(0)
+    for token in [model.start_id, *one[:same]]:  # one at a time, as in the search
+        step = session.step(np.array([[token]], np.int32), np.ones(1, np.int32), Want(logits=True))
+        assert step.logits is not None
+        logits = step.logits[0, -1]
+    return float(abs(logits[one[same]] - logits[other[same]]))
+
+
+def report(title: str, sentences: int, found: Sequence[Difference]) -> None:
+    """Print the agreement and every difference."""
+    same = sentences - len(found)
+    print(f"\n{title}: {same} of {sentences} sentences identical ({same / sentences:.1%})")
+    for one in found:
+        print(f"  {one.source}\n    here  {one.here}\n    there {one.there}  (logits {one.gap:.3f} apart)")
+
+
+if __name__ == "__main__":
+    json.dump(outputs(Path(sys.argv[1]), json.load(sys.stdin)), sys.stdout)
