@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from typing import Any
 
 from edgemt.bench.measure import REST_S, Samples
@@ -15,12 +16,14 @@ def energy(samples: Samples, place: int) -> dict[str, Any] | None:
     None where the board tells no power, or the run was too short to see it. `idle_watts` is the power in the
     two seconds of rest before the clock started; `joules_per_text_above_idle` counts what is above it.
     """
-    turns = [turn for turn in samples.turns if turn.place == place]
-    looks = [
-        look.watts
-        for look in samples.timeline
-        if look.watts is not None and any(turn.begin_s <= look.at_s <= turn.end_s for turn in turns)
-    ]
+    begins = [turn.begin_s for turn in samples.turns]
+
+    def own(at_s: float) -> bool:
+        """Whether the turn that went on then is the contender's: turns follow each other in time."""
+        turn = samples.turns[max(bisect_right(begins, at_s) - 1, 0)]
+        return turn.place == place and turn.begin_s <= at_s <= turn.end_s
+
+    looks = [look.watts for look in samples.timeline if look.watts is not None and own(look.at_s)]
     if len(looks) < LEAST_LOOKS:
         return None
     # The first look of the rest may still be of the work before it.

@@ -186,7 +186,7 @@ def shares(data: dict[str, Any]) -> str:
     bars = [(bundle["label"], bundle["overall"]["stages"]["shares"]) for bundle in rows]
     if len(rows) == 1:
         bars = [(f"{group['tokens']} tokens", group["stages"]["shares"]) for group in rows[0]["buckets"]]
-    figure = Figure(figsize=(4.4, 1.1 + 0.36 * len(bars)), layout="constrained")
+    figure = Figure(figsize=(4.4, 1.1 + 0.42 * len(bars)), layout="constrained")
     axes = figure.subplots()
     left = np.zeros(len(bars))
     for (stage, colour), ink in zip(STAGES.items(), ("white", "black", "white"), strict=True):
@@ -199,7 +199,7 @@ def shares(data: dict[str, Any]) -> str:
     names = [
         label if len(label) < 20 else label.replace(", ", ",\n").replace(" ", "\n", 1) for label, _ in bars
     ]
-    axes.set_yticks(range(len(bars)), names)
+    axes.set_yticks(range(len(bars)), names, fontsize=7.5)
     axes.invert_yaxis()
     axes.grid(False)
     axes.set_xlim(0, 100)

@@ -165,7 +165,9 @@ def interval(figure: dict[str, Any]) -> str:
 
 
 def ms(value: float) -> str:
-    """Milliseconds with three digits that mean something."""
+    """Milliseconds, or a ratio, with two or three digits that mean something."""
+    if value < 0.0995:
+        return f"{value:.2g}"
     return f"{value:.2f}" if value < 9.995 else f"{value:.1f}" if value < 99.95 else f"{value:.0f}"
 
 

@@ -172,6 +172,20 @@ def test_the_page_shows_plots_verdict_and_machine_and_fits_a_phone(run):
         assert html.count(bundle["label"]) >= 4  # in three legends and above its table
 
 
+def test_the_page_shows_heat_frequency_and_throttling(run):
+    from edgemt.bench.page import page
+
+    data = json.loads(json.dumps(run[1]))
+    assert "throttled" not in page(data)
+    look = {"throttle_flags": [], "other_cpus": 0.0, "watts": None}
+    data["conditions"]["timeline"] = [
+        {"at_s": at, "temperature_c": 50.0 + at, "frequency_mhz": 2400.0 - at, **look} for at in range(5)
+    ]
+    data["conditions"]["timeline"][3]["throttle_flags"] = ["throttled"]
+    html = page(data)
+    assert all(word in html for word in (">°C<", ">MHz<", ">throttled<", "50–54 °C", "2396–2400 MHz"))
+
+
 def test_the_shipped_workload_is_the_default(edgemt, toy_bundle, tmp_path):
     path = tmp_path / "run.json"
     result = edgemt("bench", "-b", toy_bundle, "--rounds", "1", "--warmup", "0", "--json", path)
