@@ -1,6 +1,6 @@
 """Which nodes of a bundle's graphs the instructions of a warm translation go to, on an emulated Cortex-A76.
 
-    python -m tests.device.nodes BUNDLE [--bucket N] [--text N] [--top N]
+    python -m tests.device.nodes BUNDLE [--beam N] [--bucket N] [--text N] [--top N]
 
 onnxruntime's executor comes back to one place in its code after every node. That place is found by its count
 (as often as nodes were executed, behind an indirect call, and the dot products fall to matrix products), and
@@ -33,10 +33,10 @@ BLR = 0xD63F0000  # with its register's bits zero
 PRODUCTS = ("MatMul", "Gemm", "Attention", "Gather")  # in the names of operators that may use dot products
 
 
-def profiled(bundle: Path, sentence: Sentence) -> list[Node]:
+def profiled(bundle: Path, sentence: Sentence, beam: int) -> list[Node]:
     """The nodes executed for a text in the order in which they end, by onnxruntime's profile in the root."""
     with tempfile.TemporaryDirectory() as folder:
-        text = [sentence.source_lang, sentence.target_lang, sentence.source]
+        text = [beam, sentence.source_lang, sentence.target_lang, sentence.source]
         done = emulate.run([HERE / "profile_guest.py", bundle.resolve(), folder, *map(str, text)])
         if done.returncode:
             raise EdgemtError(f"no profile: {done.stderr.decode().strip().splitlines()[-1]}")
@@ -105,6 +105,7 @@ def main() -> int:
     )
     parser.add_argument("bundle", nargs="?", type=Path, default=DEFAULT)
     parser.add_argument("--bucket", type=int, default=25, choices=BUCKETS)
+    parser.add_argument("--beam", type=int, default=1, help="default: 1, which is greedy")
     parser.add_argument("--text", type=int, default=0, help="which text of one sentence, from 0")
     parser.add_argument("--top", type=int, default=25, help="nodes to list")
     args = parser.parse_args()
@@ -112,8 +113,8 @@ def main() -> int:
     if args.text >= len(one):
         raise EdgemtError(f"the bucket {args.bucket} has {len(one)} texts of one sentence among those tried")
     sentence = one[args.text]
-    job = count.jobs_of(args.bundle, 1, [sentence], 1)
-    parts = by_node(job, profiled(args.bundle, sentence))
+    job = count.jobs_of(args.bundle, args.beam, [sentence], 1)
+    parts = by_node(job, profiled(args.bundle, sentence, args.beam))
     whole = sum(part for _, part, _ in parts)
     print(f"{sentence.source}\n{whole / 1e6:.2f} M instructions, emulated Cortex-A76")
     for title, key in (("operator", lambda node: (node[1],)), ("node", lambda node: node)):

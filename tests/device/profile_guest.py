@@ -1,6 +1,6 @@
-"""Runs inside the emulated root: one text translated, greedy, profiled by onnxruntime.
+"""Runs inside the emulated root: one text translated, profiled by onnxruntime.
 
-    profile_guest.py BUNDLE FOLDER SOURCE_LANG TARGET_LANG TEXT
+    profile_guest.py BUNDLE FOLDER BEAM SOURCE_LANG TARGET_LANG TEXT
 
 Prints the profiles' paths by graph, as JSON.
 """
@@ -15,7 +15,7 @@ import onnxruntime as ort
 
 
 def main() -> None:
-    bundle, folder, source_lang, target_lang, text = sys.argv[1:]
+    bundle, folder, beam, source_lang, target_lang, text = sys.argv[1:]
     sessions = {}
     plain = ort.InferenceSession
 
@@ -29,7 +29,7 @@ def main() -> None:
     ort.InferenceSession = profiling
     import edgemt
 
-    edgemt.load(bundle).translate(text, source_lang=source_lang, target_lang=target_lang, beam=1)
+    edgemt.load(bundle).translate(text, source_lang=source_lang, target_lang=target_lang, beam=int(beam))
     json.dump({role: session.end_profiling() for role, session in sessions.items()}, sys.stdout)
 
 
