@@ -82,7 +82,7 @@ def summary(data: dict[str, Any]) -> dict[str, str]:
             *(f"{name} {versions[name]}" for name in ("edgemt", "onnxruntime", "numpy")),
         ],
         "run": [
-            f"{workload['texts']} text{'s' * (workload['texts'] > 1)} of {workload['name']}",
+            f"{_texts(workload['texts'])} of {workload['name']}",
             _load(data["load"]),
             f"{settings['rounds']} rounds after {settings['warmup']} of warm-up",
             f"{settings['threads']} thread{'s' * (settings['threads'] > 1)}{_tried(settings)}",
@@ -103,7 +103,7 @@ def summary(data: dict[str, Any]) -> dict[str, str]:
 def facts(bundle: dict[str, Any]) -> dict[str, str]:
     """Size, memory and start of a bundle in words."""
     rss, size, load = bundle["peak_rss_bytes"], bundle["bytes"], bundle["load_s"]
-    terms = f", {bundle['texts_with_terms']} texts with terms" if bundle["texts_with_terms"] else ""
+    terms = f", {_texts(bundle['texts_with_terms'])} with terms" if bundle["texts_with_terms"] else ""
     found = {
         "on disk": f"{size / 1e6:.1f} MB" if size else None,
         "peak RSS": f"{rss / 1e6:.0f} MB" if rss else "not told here",
@@ -169,6 +169,10 @@ def ms(value: float) -> str:
     if value < 0.0995:
         return f"{value:.2g}"
     return f"{value:.2f}" if value < 9.995 else f"{value:.1f}" if value < 99.95 else f"{value:.0f}"
+
+
+def _texts(count: int) -> str:
+    return f"{count} text{'s' * (count != 1)}"
 
 
 def _load(load: dict[str, Any]) -> str:

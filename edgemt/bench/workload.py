@@ -41,7 +41,7 @@ def one_text(text: str) -> Workload:
     if not text.strip():
         raise UsageError("--text is empty; give a text to translate")
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-    return Workload("one text", digest, [Sentence(1, text.strip())])
+    return Workload("--text", digest, [Sentence(1, text.strip())])
 
 
 def bucket_of(tokens: int) -> int:

@@ -63,5 +63,12 @@ def test_ratio_tells_a_tenth_from_noise():
     assert low < 1 < high
 
 
+def test_a_single_text_has_an_interval_from_its_rounds():
+    rng = np.random.default_rng(7)
+    base, times = (factor * rng.lognormal(0, 0.1, (1, 40)) for factor in (10, 12))
+    ratio, (low, high) = ratio_interval(times, base)
+    assert 1 < low < ratio < high < 1.4
+
+
 def test_one_timing_is_its_own_interval():
     assert percentile_intervals(np.array([[7.0]]), [50, 99]) == [(7.0, 7.0), (7.0, 7.0)]
