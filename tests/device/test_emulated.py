@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -9,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.device import blocks, ceilings, count, emulate, outputs
+from edgemt.bundle import MANIFEST, read_manifest
+from tests.device import blocks, ceilings, count, emulate, figures, outputs
 
 ACCEPTANCE = "手术应在无菌环境下进行。"
 TERMS = ["--glossary", "手术=surgery", "--glossary", "无菌=sterile"]
@@ -79,6 +81,19 @@ def test_instructions_stay_below_their_ceilings(
         assert total >= limits[name] * ceilings.LOOSE, (
             f"{name} is done with less: python -m tests.device.ceilings"
         )
+
+
+@pytest.mark.slow
+def test_the_published_counts_are_of_the_default_bundle(default_bundle: Path) -> None:
+    """Else: python -m tests.device.count BUNDLE CTRANSLATE2_MODEL --beam 1 --beam 4 --write."""
+    digest = read_manifest(default_bundle / MANIFEST).digest
+    rows = json.loads(figures.DATA.read_text())["bundles"]
+    assert {row["beam"] for row in rows if row["digest"] == digest} >= {1, 4}
+    peers = {row["beam"]: row for row in rows if row["name"] == figures.PEER}
+    for row in rows:
+        if row["digest"] == digest:
+            for bucket, peer in zip(row["buckets"], peers[row["beam"]]["buckets"], strict=True):
+                assert bucket["instructions"]["total"] <= 0.7 * peer["instructions"]["total"]
 
 
 def test_counts_repeat(default_bundle: Path) -> None:
