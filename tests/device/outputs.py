@@ -17,10 +17,12 @@ import numpy as np
 
 import edgemt
 from edgemt.runtimes.protocol import Want
+from edgemt.search import SearchOptions
+from edgemt.text import pieces
 from edgemt.translator import Translator
 
 Text = tuple[str, str, str]  # source language, target language, text
-Sentence = tuple[str, str, str]  # direction, source, target
+Sentence = tuple[str, str, tuple[int, ...]]  # direction, source, target tokens
 
 
 @dataclass(frozen=True)
@@ -37,12 +39,20 @@ class Difference:
 def outputs(bundle: Path, texts: Sequence[Text]) -> list[Sentence]:
     """The sentences of the texts and their greedy translations, by this process."""
     translator = edgemt.load(bundle)
-    return [
-        (segment.direction, segment.source, segment.target)
-        for source_lang, target_lang, text in texts
-        for segment in translator.segments(text, source_lang=source_lang, target_lang=target_lang, beam=1)
-        if segment.translated
-    ]
+    model, options = translator.bundle.manifest.model, SearchOptions()
+    found = []
+    for source_lang, target_lang, text in texts:
+        direction = f"{source_lang}-{target_lang}"
+        for piece in pieces(text, source_lang, translator.fits):
+            if piece.translate:
+                ids = translator.tokenizer.encode(piece.text)
+                answer = translator.family.generate(translator.program, model, direction, [ids], options)
+                found.append((direction, piece.text, tuple(answer[0].tokens)))
+    return found
+
+
+def read(answer: bytes) -> list[Sentence]:
+    return [(direction, source, tuple(tokens)) for direction, source, tokens in json.loads(answer)]
 
 
 def emulated(bundle: Path, texts: Sequence[Text]) -> list[Sentence]:
@@ -51,7 +61,7 @@ def emulated(bundle: Path, texts: Sequence[Text]) -> list[Sentence]:
 
     done = emulate.run([__file__, bundle.resolve()], stdin=json.dumps(texts).encode(), timeout=3600)
     assert done.returncode == 0, done.stderr.decode()
-    return [tuple(sentence) for sentence in json.loads(done.stdout)]
+    return read(done.stdout)
 
 
 def without_vnni(bundle: Path, texts: Sequence[Text]) -> list[Sentence]:
@@ -67,26 +77,30 @@ def without_vnni(bundle: Path, texts: Sequence[Text]) -> list[Sentence]:
         timeout=3600,
     )
     assert done.returncode == 0, done.stderr.decode()
-    return [tuple(sentence) for sentence in json.loads(done.stdout)]
+    return read(done.stdout)
 
 
 def differences(bundle: Path, here: Sequence[Sentence], there: Sequence[Sentence]) -> list[Difference]:
     """Where the two part, and how narrowly."""
     assert [one[:2] for one in here] == [other[:2] for other in there]
     translator = edgemt.load(bundle)
+    say = translator.tokenizer.decode
     return [
-        Difference(*one, other[2], gap(translator, *one, other[2]))
+        Difference(*one[:2], say(one[2]), say(other[2]), gap(translator, *one, other[2]))
         for one, other in zip(here, there, strict=True)
         if one != other
     ]
 
 
-def gap(translator: Translator, direction: str, source: str, here: str, there: str) -> float:
+def gap(
+    translator: Translator, direction: str, source: str, here: Sequence[int], there: Sequence[int]
+) -> float:
     """The difference of this processor's logits for the first two tokens in which the outputs differ."""
-    model, tokenizer = translator.bundle.manifest.model, translator.tokenizer
-    one, other = ([*tokenizer.encode_target(text), model.eos_id] for text in (here, there))
+    model = translator.bundle.manifest.model
+    one, other = ([*tokens, model.eos_id] for tokens in (here, there))
     same = next(i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
-    ids = np.array([[*model.source_prefix[direction], *tokenizer.encode(source), model.eos_id]], np.int32)
+    row = [*model.source_prefix[direction], *translator.tokenizer.encode(source), model.eos_id]
+    ids = np.array([row], np.int32)
     encoded = translator.program.encode(ids, np.array([ids.shape[1]], np.int32))
     session = translator.program.open(encoded, np.zeros(1, np.int32), same + 1)
     logits = np.zeros(0)

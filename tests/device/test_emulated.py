@@ -21,9 +21,9 @@ UNIT_SLOW = [
     *("bench_stats", "bench_workload", "bundle", "constraints", "search", "text", "tokenizer"),
     *("translator", "translator_glossary"),
 ]
-# Most that the logits of two tokens may be apart where ARM prefers one and x86 the other. INT8 itself moves
-# logits by up to 0.54 (same prefixes, 24 held-out sentences): a wider gap is no rounding.
-NEAR = 0.6
+# Most that the logits of two tokens may be apart where ARM prefers one and x86 the other. Seen over 338
+# sentences: 0.155, and 0.02 in the median; INT8 itself moves logits by up to 0.54. A wider gap is no rounding.
+NEAR = 0.3
 
 
 def test_the_default_bundle_places_terms_in_a_well_formed_sentence(default_bundle: Path) -> None:
@@ -59,7 +59,7 @@ def test_it_says_what_x86_says(default_bundle: Path, heldout: list[dict[str, str
     found = outputs.differences(default_bundle, here, outputs.emulated(default_bundle, texts))
     outputs.report("emulated Cortex-A76 against x86", len(here), found)
     assert len(found) <= max(2, 0.06 * len(here))
-    assert all(one.gap <= NEAR for one in found)
+    assert [one for one in found if one.gap > NEAR] == []
 
 
 @pytest.mark.parametrize(
