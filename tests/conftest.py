@@ -7,17 +7,12 @@ import gzip
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support import CLINICAL, Cli
 
-ROOT = Path(__file__).parent.parent
-CLINICAL = ROOT / "examples" / "medical-zh-en" / "data" / "clinical.tsv.gz"
-CHECKPOINT = ROOT / "examples" / "medical-zh-en" / "checkpoint"
 sys.path.insert(0, str(Path(__file__).parent / "unit"))  # toy.py
-
-Cli = Callable[..., subprocess.CompletedProcess[bytes]]
 
 
 @pytest.fixture(scope="session")
@@ -94,12 +89,3 @@ def edgemt() -> Cli:
         )
 
     return run
-
-
-def one_sentence(result: subprocess.CompletedProcess[bytes]) -> str:
-    """The error of a command that failed as it should: code 1 or 2, one line on stderr, no traceback."""
-    message = result.stderr.decode()
-    assert result.returncode in (1, 2), (result.returncode, message)
-    assert "Traceback" not in message
-    assert message.startswith("edgemt ") and message.count("\n") == 1, message
-    return message

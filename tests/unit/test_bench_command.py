@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import one_sentence
+from support import one_sentence
 
 DOCS = Path(__file__).parents[2] / "docs" / "bench.md"
 QUICK = ("--rounds", "2", "--warmup", "0")

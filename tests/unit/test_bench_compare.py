@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bench_files import measured, row, simulated, times, write
-from conftest import one_sentence
+from support import one_sentence
 
 from edgemt.bench.compare import compare, run
 from edgemt.bench.compare_table import headlines, render, warnings

@@ -4,7 +4,7 @@ import json
 import sys
 
 import pytest
-from conftest import one_sentence
+from support import one_sentence
 
 NOTES = "我头疼。\n请每天吃两片药，饭后服用。\nTake two tablets a day.\nShe is allergic to penicillin.\n"
 QUICK = ("--rounds", "2", "--warmup", "0", "--budget-ms", "60000")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from conftest import one_sentence
+from support import one_sentence
 
 from edgemt.bench.arrivals import Arrivals, queueing
 from edgemt.bench.drift import drift

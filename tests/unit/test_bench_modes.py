@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import one_sentence
+from support import one_sentence
 
 from edgemt.bench.contenders import BundleContender, Mode
 from edgemt.bench.workload import Sentence, read_workload

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import one_sentence
+from support import one_sentence
 
 from edgemt.bench import device_model as model
 from edgemt.bench.contenders import Mode

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import Cli, one_sentence
+from support import Cli, one_sentence
 
 from edgemt.bundle import MANIFEST, pack
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from support import ROOT
 
 WORKSHOP = ("edgemt.export", "edgemt.calibration", "edgemt.training")
 HEAVY = ("torch", "transformers", "optimum", "onnx", "onnxscript", "safetensors", "tokenizers")

@@ -13,8 +13,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from conftest import Cli, one_sentence
 from kits import PYTHON, installer, pack, unpack
+from support import Cli, one_sentence
 
 from edgemt.pack.own import own_wheel
 

@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import CHECKPOINT, ROOT
 from marian import student
+from support import CHECKPOINT, ROOT
 
 sys.path.insert(0, str(ROOT))
 

@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
-from conftest import CHECKPOINT
 from hypothesis import given
 from hypothesis import strategies as st
+from support import CHECKPOINT
 
 from edgemt.tokenizer import Tokenizer
 
