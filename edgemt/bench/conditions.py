@@ -175,14 +175,13 @@ def cpu_seconds(root: Path = ROOT) -> tuple[float | None, float | None, float | 
 
 def tree_cpu_s(pid: int) -> float:
     """CPU seconds of a process, of those it has started, and of theirs; 0 where /proc does not tell."""
-    found, ticks = [pid], os.sysconf("SC_CLK_TCK")
-    seconds = 0.0
+    found, ticks = [pid], 0
     for member in found:  # grows while it is walked
         found += _children(member)
         if text := read(ROOT, f"proc/{member}/stat"):
             # From the state on, after the name, which may hold anything; children that have ended included.
-            seconds += sum(map(int, text.rpartition(")")[2].split()[11:15])) / ticks
-    return seconds
+            ticks += sum(map(int, text.rpartition(")")[2].split()[11:15]))
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _children(pid: int) -> list[int]:
