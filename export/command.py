@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
     from edgemt.export.pipeline import Request, export
 
     fields: dict[str, Any] = {k: v for k, v in vars(args).items() if k in Request.__dataclass_fields__}
-    fields |= {"precision": args.precision or "int8", "command": shlex.join(["edgemt", *sys.argv[1:]])}
+    fields |= {"precision": args.precision or "int8", "command": _command(sys.argv[1:])}
     report = export(Request(**fields))
     print(summary(report, args.output))
     return 0
@@ -104,3 +104,8 @@ def summary(report: dict[str, Any], output: Path) -> str:
             )
         lines.append(f"  {name:13s}" + "  ".join(parts))
     return "\n".join([*lines, *report.get("reasons", [])])
+
+
+def _command(words: list[str]) -> str:
+    """The command as the report shows it: absolute paths without their folders, which are private."""
+    return shlex.join(["edgemt", *(Path(word).name if word.startswith("/") else word for word in words)])

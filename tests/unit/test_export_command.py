@@ -62,6 +62,7 @@ def test_int8_export_makes_a_bundle_that_translates(checkpoint: Path, tmp_path: 
     assert {layer["precision"] for layer in manifest.layers} == {"int8", "float32"}  # positions stay FP32
     report = json.loads((tmp_path / "bundle" / "report.json").read_text())
     assert report["chosen"] == manifest.precision
+    assert "checkpoint --int8" in report["command"] and str(tmp_path) not in report["command"]
     assert report["variants"]["int8-static"]["latency"]["ratio"] > 0
     assert (tmp_path / "bundle" / "report.html").stat().st_size > 1000
     assert isinstance(load(tmp_path / "bundle").translate("你好吗？"), str)
