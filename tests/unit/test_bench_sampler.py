@@ -92,7 +92,7 @@ def test_the_cpu_time_of_a_child_is_ours():
     running = tree_cpu_s(os.getpid())
     child.kill()
     child.communicate()
-    assert running - before >= 0.49
+    assert running - before > 0.45  # of 0.5 s: /proc counts in hundredths and rounds each part down
     assert tree_cpu_s(os.getpid()) >= running  # what has ended still counts
 
 
