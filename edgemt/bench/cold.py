@@ -10,9 +10,9 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from edgemt.bench.process import peak_rss
 from edgemt.errors import EdgemtError
 
 if TYPE_CHECKING:
@@ -79,16 +79,6 @@ def cold_command(foreign: Foreign, sentences: Sequence[Sentence]) -> Start:
         return Start(None, None, None, None, first_s, foreign.peak_rss())
     finally:
         foreign.close()
-
-
-def peak_rss() -> int | None:
-    """The most memory this process has held, in bytes: VmHWM, which a new program starts from nought."""
-    try:
-        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return None
-    line = next((line for line in status.splitlines() if line.startswith("VmHWM:")), None)
-    return int(line.split()[1]) * 1024 if line else None
 
 
 def main() -> int:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 import re
 import resource
-import shutil
-import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgemt.bench.facts import ROOT, cores, read, read_all
+from edgemt.bench.facts import ROOT, cores, read, read_all, vcgencmd
+from edgemt.bench.process import cpu_s, tree
 
 if TYPE_CHECKING:
     from edgemt.bench.sampler import Moment
@@ -61,7 +60,7 @@ def observe(root: Path = ROOT) -> Conditions:
         busy_s=busy,
         steal_s=steal,
         total_s=total,
-        own_s=tree_cpu_s(os.getpid()) or usage.ru_utime + usage.ru_stime,
+        own_s=cpu_s(tree(os.getpid())) or usage.ru_utime + usage.ru_stime,
         voluntary=usage.ru_nvcsw,
         involuntary=usage.ru_nivcsw,
         minor_faults=usage.ru_minflt,
@@ -173,32 +172,12 @@ def cpu_seconds(root: Path = ROOT) -> tuple[float | None, float | None, float | 
     return busy / ticks, steal / ticks, (busy + idle + wait + steal) / ticks
 
 
-def tree_cpu_s(pid: int) -> float:
-    """CPU seconds of a process, of those it has started, and of theirs; 0 where /proc does not tell."""
-    found, ticks = [pid], 0
-    for member in found:  # grows while it is walked
-        found += _children(member)
-        if text := read(ROOT, f"proc/{member}/stat"):
-            # From the state on, after the name, which may hold anything; children that have ended included.
-            ticks += sum(map(int, text.rpartition(")")[2].split()[11:15]))
-    return ticks / os.sysconf("SC_CLK_TCK")
-
-
-def _children(pid: int) -> list[int]:
-    lists = read_all(ROOT, f"proc/{pid}/task/*/children")
-    return [int(word) for text in lists for word in text.split()]
-
-
 def throttle_flags(root: Path = ROOT) -> list[str] | None:
     """The Raspberry Pi's flags, from vcgencmd, or from the firmware's file where that tool is missing."""
     files = read_all(root, "sys/devices/platform/soc*/soc*firmware/get_throttled")
     text = files[0] if files else ""
-    if root == ROOT and (tool := shutil.which("vcgencmd")):
-        try:
-            said = subprocess.run([tool, "get_throttled"], capture_output=True, text=True, timeout=5).stdout
-            text = said.strip().removeprefix("throttled=")
-        except (OSError, subprocess.TimeoutExpired):
-            pass  # the tool is there but may not talk to the firmware (no /dev/vcio): the file counts
+    if root == ROOT and (said := vcgencmd("get_throttled")) is not None:
+        text = said.strip().removeprefix("throttled=")
     try:
         bits = int(text, 16)
     except ValueError:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import platform
 import re
+import shutil
+import subprocess
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -92,6 +94,17 @@ def emulator(root: Path = ROOT) -> str | None:
     """The user-mode emulator this process runs under, if it does: its times are no measurement."""
     name = (read(root, "proc/self/comm") or "").strip()
     return name if name.startswith("qemu-") else None
+
+
+def vcgencmd(question: str) -> str | None:
+    """What the Raspberry Pi's firmware answers; None where its tool is missing or may not talk to it."""
+    tool = shutil.which("vcgencmd")
+    if tool is None:
+        return None
+    try:
+        return subprocess.run([tool, question], capture_output=True, text=True, timeout=5).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return None
 
 
 def read(root: Path, name: str) -> str | None:

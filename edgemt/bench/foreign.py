@@ -11,9 +11,9 @@ import signal
 import subprocess
 import tempfile
 import time
-from pathlib import Path
 from typing import Literal
 
+from edgemt.bench import process
 from edgemt.errors import EdgemtError, UsageError
 
 LINES = ("text", "tsv")
@@ -55,8 +55,8 @@ class Foreign:
         """Start afresh and translate `text`: seconds from the start of the process to its answer."""
         self.close()
         self.translate(text, source_lang, target_lang)
-        (process,) = self._processes.values()
-        return process.first_s
+        (started,) = self._processes.values()
+        return started.first_s
 
     def translate(self, text: str, source_lang: str, target_lang: str) -> str:
         """The command's answer; line breaks in the text become spaces. Starts what is not running yet."""
@@ -69,30 +69,26 @@ class Foreign:
                 w.replace("{source_lang}", source_lang).replace("{target_lang}", target_lang) for w in words
             ]
         key = tuple(words)
-        process = self._processes.get(key)
-        if process is None:
-            process = self._processes[key] = _Process(words)
-        return process.ask(line, self.timeout_s)
+        running = self._processes.get(key)
+        if running is None:
+            running = self._processes[key] = _Process(words)
+        return running.ask(line, self.timeout_s)
 
     def peak_rss(self) -> int | None:
         """The most memory each running process and its children have held (VmHWM), added up, in bytes."""
-        found = [
-            _status_kib(pid, "VmHWM") for process in self._processes.values() for pid in process.members()
-        ]
-        known = [kib for kib in found if kib is not None]
-        return sum(known) * 1024 if known else None
+        known = [size for pid in self._pids() if (size := process.peak_rss(pid)) is not None]
+        return sum(known) if known else None
 
     def cpu_s(self) -> float:
         """CPU seconds that the running processes and their children have used; 0 where it is not told."""
-        return sum(_cpu_s(pid) for process in self._processes.values() for pid in process.members())
+        return process.cpu_s(self._pids())
 
     def faults(self) -> tuple[int, int]:
         """Minor and major page faults of the running processes and their children so far."""
-        fields = [_stat(pid) for process in self._processes.values() for pid in process.members()]
-        return (
-            sum(int(found[7]) for found in fields if found),
-            sum(int(found[9]) for found in fields if found),
-        )
+        return process.faults(self._pids())
+
+    def _pids(self) -> list[int]:
+        return [pid for running in self._processes.values() for pid in process.group(running.pid)]
 
     def close(self) -> None:
         """End all processes: their input ends, and what is still there after `GRACE_S` is killed."""
@@ -133,6 +129,7 @@ class _Process:
             raise EdgemtError(
                 f"cannot start the command `{self.shown}` ({reason}); check its name and that it may be run"
             ) from None
+        self.pid = self._child.pid
         assert self._child.stdin and self._child.stdout
         self._in, self._out = self._child.stdin.fileno(), self._child.stdout.fileno()
         os.set_blocking(self._in, False)
@@ -219,20 +216,11 @@ class _Process:
         """The exit code, negative for a signal; None if it still runs. It stays a zombie, so that nobody else
         can get its number before its group is killed."""
         deadline = time.monotonic() + wait_s
-        while (found := os.waitid(os.P_PID, self._child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is None:
+        while (found := os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is None:
             if time.monotonic() >= deadline:
                 return None
             time.sleep(0.005)
         return found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
-
-    def members(self) -> list[int]:
-        """The processes of its group."""
-        found = []
-        for path in Path("/proc").glob("[0-9]*"):
-            fields = _stat(int(path.name))
-            if fields and int(fields[2]) == self._child.pid:
-                found.append(int(path.name))
-        return found
 
     def close(self) -> None:
         for pipe in (self._child.stdin, self._child.stdout):
@@ -248,7 +236,7 @@ class _Process:
 
     def _kill(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._child.pid, number)
+            os.killpg(self.pid, number)
 
 
 def _reason(code: int) -> str:
@@ -258,26 +246,3 @@ def _reason(code: int) -> str:
         return f"signal {signal.Signals(-code).name}"
     except ValueError:
         return f"signal {-code}"
-
-
-def _stat(pid: int) -> list[str] | None:
-    """The fields of /proc/PID/stat after the name: state, parent, group, …"""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
-    except OSError:
-        return None
-
-
-def _cpu_s(pid: int) -> float:
-    """User and system time of a process and of its children that have ended."""
-    fields = _stat(pid)
-    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK") if fields else 0.0
-
-
-def _status_kib(pid: int, key: str) -> int | None:
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text(errors="replace").splitlines()
-    except OSError:
-        return None
-    found = next((line for line in lines if line.startswith(f"{key}:")), None)
-    return int(found.split()[1]) if found else None

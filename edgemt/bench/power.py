@@ -7,22 +7,15 @@ PMIC's own loss and without what hangs at its 5 V pins and USB ports: less than 
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
+
+from edgemt.bench.facts import vcgencmd
 
 RAIL = re.compile(r"(\w+)_([AV])\s+(?:current|volt)\(\d+\)=([\d.]+)[AV]")
 
 
 def watts() -> float | None:
     """Watts now; None where no PMIC is to be read."""
-    tool = shutil.which("vcgencmd")
-    if tool is None:
-        return None
-    try:
-        done = subprocess.run([tool, "pmic_read_adc"], capture_output=True, text=True, timeout=5)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return total(done.stdout)
+    return total(vcgencmd("pmic_read_adc") or "")
 
 
 def total(text: str) -> float | None:

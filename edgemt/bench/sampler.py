@@ -16,8 +16,9 @@ import tempfile
 import time
 from dataclasses import dataclass
 
-from edgemt.bench.conditions import cpu_seconds, frequencies, temperature, throttle_flags, tree_cpu_s
+from edgemt.bench.conditions import cpu_seconds, frequencies, temperature, throttle_flags
 from edgemt.bench.power import watts
+from edgemt.bench.process import cpu_s, tree
 
 INTERVAL_S = 0.5
 READY_S = 10.0  # at most: how long the first look is waited for
@@ -83,7 +84,7 @@ def main(pid: int, interval_s: float) -> int:
     before: tuple[float, float, float] | None = None
     while True:
         now = time.perf_counter_ns()
-        busy, own = cpu_seconds()[0], tree_cpu_s(pid)
+        busy, own = cpu_seconds()[0], cpu_s(tree(pid))
         others = None
         if busy is not None:
             if before:

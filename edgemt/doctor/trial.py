@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from edgemt.bench.cold import peak_rss
 from edgemt.bench.facts import emulator
+from edgemt.bench.process import peak_rss
 from edgemt.doctor.finding import without_home
 
 Event = dict[str, Any]

@@ -10,10 +10,11 @@ import time
 import numpy as np
 import pytest
 
-from edgemt.bench.conditions import compare, observe, tree_cpu_s
+from edgemt.bench.conditions import compare, observe
 from edgemt.bench.energy import energy
 from edgemt.bench.measure import Samples, Turn
 from edgemt.bench.power import total
+from edgemt.bench.process import cpu_s, tree
 from edgemt.bench.sampler import Moment, Sampler
 from edgemt.bench.threads import candidates, usable_cores
 
@@ -78,7 +79,7 @@ def test_the_watching_process_sees_the_board(pi_tools):
 
 
 def test_the_cpu_time_of_a_child_is_ours():
-    before = tree_cpu_s(os.getpid())
+    before = cpu_s(tree(os.getpid()))
     child = subprocess.Popen(
         [
             sys.executable,
@@ -89,11 +90,11 @@ def test_the_cpu_time_of_a_child_is_ours():
     )
     assert child.stdout
     child.stdout.readline()
-    running = tree_cpu_s(os.getpid())
+    running = cpu_s(tree(os.getpid()))
     child.kill()
     child.communicate()
     assert running - before > 0.45  # of 0.5 s: /proc counts in hundredths and rounds each part down
-    assert tree_cpu_s(os.getpid()) >= running  # what has ended still counts
+    assert cpu_s(tree(os.getpid())) >= running  # what has ended still counts
 
 
 def moments(others=(), flags=()):
