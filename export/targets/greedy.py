@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
-from edgemt.export.graphs.graphset import Canonical, GraphSet, initializer
+from edgemt.export.graphs.graphset import IR_VERSION, Canonical, GraphSet, initializer
 
 ROLE = "greedy"
 MICROSOFT = "com.microsoft"
@@ -44,7 +44,7 @@ class _Loop:
 
     def __init__(self, step: ModelProto, canonical: Canonical) -> None:
         self.step, self.meta = step.graph, canonical.model
-        self.opset = step.opset_import
+        self.opsets = [*step.opset_import]
         self.past = [spec for spec in canonical.states if spec.update == "append"]
         self.cross = [spec for spec in canonical.states if spec.update == "constant"]
         self.made = {name: node for node in self.step.node for name in node.output}
@@ -54,9 +54,9 @@ class _Loop:
     def model(self) -> ModelProto:
         body = self.body()
         self.nodes = []
-        keys = [spec for spec in self.cross if _is_key(spec.input)]
-        for spec in keys:  # once a sentence: MultiHeadAttention wants it as the values are
-            self.node("Transpose", [spec.input], [_by_length(spec.input)], perm=[0, 1, 3, 2])
+        for spec in self.cross:
+            if spec.input.startswith("cross_key."):  # once a sentence: its node wants keys as values are
+                self.node("Transpose", [spec.input], [_by_length(spec.input)], perm=[0, 1, 3, 2])
         heads, size = map(int, self.past[0].shape[2:])
         self.constant("const.no_past", np.zeros((1, heads, 0, size), np.float32))
         carried = ["start", *("const.no_past" for _ in self.past)]
@@ -68,10 +68,8 @@ class _Loop:
         read = {name for node in [*self.nodes, *body.node] for name in node.input}
         constants = [init for name, init in self.constants.items() if name in read]
         graph = helper.make_graph(self.nodes, ROLE, inputs, [tokens], constants)
-        opsets = [*self.opset]
-        if not any(opset.domain == MICROSOFT for opset in opsets):
-            opsets.append(helper.make_opsetid(MICROSOFT, 1))
-        return helper.make_model(graph, opset_imports=opsets, ir_version=10, producer_name="edgemt")
+        opsets = [*self.opsets, helper.make_opsetid(MICROSOFT, 1)]
+        return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="edgemt")
 
     def body(self) -> GraphProto:
         """One token: (iteration, go on, token, past …) -> (go on, next token, past …, next token)."""
@@ -92,7 +90,6 @@ class _Loop:
             elif node.name not in ("alignment", "top_k"):
                 kept = NodeProto()
                 kept.CopyFrom(node)
-                kept.input[:] = [bypassed.get(name, name) for name in node.input]
                 self.nodes.append(kept)
         for node in self.nodes:
             node.input[:] = [bypassed.get(name, name) for name in node.input]
@@ -144,10 +141,6 @@ class _Loop:
     def constant(self, name: str, value: Any) -> str:
         self.constants[name] = initializer(name, np.asarray(value))
         return name
-
-
-def _is_key(name: str) -> bool:
-    return name.startswith("cross_key.")
 
 
 def _by_length(name: str) -> str:

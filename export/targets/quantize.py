@@ -87,22 +87,17 @@ class Quantizer:
                 node.name: weight for node, weight in constant_matmuls(self.model, self.graphs.weights)
             }
             old, self.nodes = list(self.model.graph.node), []
+            made = {node.output[0] for node in old if node.name in products}
             biases = {
                 node.input[0]: node
                 for node in old
-                if node.op_type == "Add" and node.input[1] in self.graphs.weights
+                if node.op_type == "Add" and node.input[0] in made and node.input[1] in self.graphs.weights
             }
-            taken = {
-                biases[name].name
-                for node in old
-                if node.name in products
-                for name in node.output
-                if name in biases
-            }
+            written = {bias.name for bias in biases.values()}  # with their products
             for node in old:
                 if node.name in products:
                     self.product(node, products[node.name], biases.get(node.output[0]))
-                elif node.name in taken:
+                elif node.name in written:
                     continue
                 elif node.op_type == "Gather" and node.input[0] in self.tables:
                     self.look_up(node)
