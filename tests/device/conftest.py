@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import shutil
 import sys
 from pathlib import Path
 
 import pytest
+from support import CHECKPOINT, ROOT
 
-ROOT = Path(__file__).parents[2]
+from edgemt.export.rows import Row, interleaved, read_rows
+
 if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))  # for tests.device, wherever pytest was started
 
@@ -26,10 +27,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def heldout() -> list[dict[str, str]]:
+def heldout() -> list[Row]:
     """The default checkpoint's held-out sentences, both directions by turns."""
-    file = ROOT / "examples" / "medical-zh-en" / "checkpoint" / "heldout.tsv"
-    with file.open(encoding="utf-8", newline="") as lines:
-        rows = list(csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))
-    sides = [[row for row in rows if row["source_lang"] == language] for language in ("zh", "en")]
-    return [row for pair in zip(*sides, strict=True) for row in pair]
+    rows = read_rows(CHECKPOINT / "heldout.tsv", [("zh", "en"), ("en", "zh")])
+    return interleaved(rows, len(rows))

@@ -108,6 +108,11 @@ def run(
     )
 
 
+def without_vnni(argv: Sequence[str | Path]) -> list[str]:
+    """The command line of this very Python on an emulated x86 processor that has AVX2 and no VNNI."""
+    return [qemu("qemu-x86_64"), "-cpu", "Haswell", sys.executable, *map(str, argv)]
+
+
 def peer() -> Path:
     """The folder to import CTranslate2 from."""
     return root() / "peer"

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from edgemt.bundle import MANIFEST, read_manifest
+from edgemt.export.rows import Row
 from tests.device import blocks, ceilings, count, emulate, figures, outputs
 
 ACCEPTANCE = "手术应在无菌环境下进行。"
@@ -51,10 +52,10 @@ def test_the_unit_tests_pass(name: str) -> None:
 
 
 @pytest.mark.parametrize("number", [24, pytest.param(200, marks=pytest.mark.slow)])
-def test_it_says_what_x86_says(default_bundle: Path, heldout: list[dict[str, str]], number: int) -> None:
+def test_it_says_what_x86_says(default_bundle: Path, heldout: list[Row], number: int) -> None:
     """All but a few sentences are identical; where one is not, two tokens were nearly tied."""
     step = len(heldout) // number
-    texts = [(row["source_lang"], row["target_lang"], row["source"]) for row in heldout[:: step | 1][:number]]
+    texts = [row[:3] for row in heldout[:: step | 1][:number]]
     here = outputs.outputs(default_bundle, texts)
     found = outputs.differences(default_bundle, here, outputs.emulated(default_bundle, texts))
     outputs.report("emulated Cortex-A76 against x86", len(here), found)

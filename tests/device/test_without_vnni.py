@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from support import CHECKPOINT
 
 import edgemt
 from edgemt.calibration.gate import Output, decode, judge
+from edgemt.export.rows import Row
 from tests.device import emulate, outputs
 
 EXTREME = """
@@ -35,28 +35,15 @@ print(int(session.run(None, {"x": numpy.full((1, 64), 255, numpy.uint8)})[0][0, 
 """
 
 
-@dataclass(frozen=True)
-class Row:
-    """A held-out sentence as the gate takes it."""
-
-    source_lang: str
-    target_lang: str
-    source: str
-    target: str
-
-
 def test_the_emulated_processor_would_saturate() -> None:
     """Else the tests below would show nothing."""
-    line = [emulate.qemu("qemu-x86_64"), "-cpu", "Haswell", sys.executable, "-c", EXTREME]
-    done = subprocess.run(line, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(emulate.without_vnni(["-c", EXTREME]), capture_output=True, text=True, timeout=300)
     assert int(done.stdout) < 64 * 255 * 127, done.stderr
 
 
-def test_the_default_bundle_says_the_same_without_vnni(
-    default_bundle: Path, heldout: list[dict[str, str]]
-) -> None:
+def test_the_default_bundle_says_the_same_without_vnni(default_bundle: Path, heldout: list[Row]) -> None:
     """Saturation would move logits by tenths at once; rounding may still turn a near tie."""
-    texts = [(row["source_lang"], row["target_lang"], row["source"]) for row in heldout[::63]]
+    texts = [row[:3] for row in heldout[::63]]
     here = outputs.outputs(default_bundle, texts)
     found = outputs.differences(default_bundle, here, outputs.without_vnni(default_bundle, texts))
     outputs.report("x86 without VNNI against x86", len(here), found)
@@ -65,26 +52,24 @@ def test_the_default_bundle_says_the_same_without_vnni(
 
 @pytest.mark.slow
 def test_the_quality_gate_passes_without_vnni(
-    default_bundle: Path, heldout: list[dict[str, str]], tmp_path: Path
+    default_bundle: Path, heldout: list[Row], tmp_path: Path
 ) -> None:
     """The gate of export, against FP32, on all held-out sentences, translated by the emulated processor."""
     from edgemt.cli import main
 
-    checkpoint = emulate.REPOSITORY / "examples" / "medical-zh-en" / "checkpoint"
-    assert main(["export", str(checkpoint), "--fp32", "-o", str(tmp_path / "fp32")]) == 0
-    rows = [Row(r["source_lang"], r["target_lang"], r["source"], r["target"]) for r in heldout]
+    assert main(["export", str(CHECKPOINT), "--fp32", "-o", str(tmp_path / "fp32")]) == 0
     translator = edgemt.load(default_bundle)
-    said = translations(default_bundle, rows)
+    said = translations(default_bundle, heldout)
     candidate = [Output(text, tuple(translator.tokenizer.encode_target(text))) for text in said]
-    result = judge(rows, decode(edgemt.load(tmp_path / "fp32"), rows), candidate)
+    result = judge(heldout, decode(edgemt.load(tmp_path / "fp32"), heldout), candidate)
     print(
         json.dumps({name: vars(found) for name, found in result.directions.items()}, default=vars, indent=1)
     )
     assert result.passed, result.reasons
-    native = decode(translator, rows)
+    native = decode(translator, heldout)
     same = sum(one.text == other.text for one, other in zip(native, candidate, strict=True))
-    print(f"{same} of {len(rows)} texts are as this processor translates them")
-    assert same >= 0.98 * len(rows)
+    print(f"{same} of {len(heldout)} texts are as this processor translates them")
+    assert same >= 0.98 * len(heldout)
 
 
 def translations(bundle: Path, rows: list[Row]) -> list[str]:
@@ -92,20 +77,10 @@ def translations(bundle: Path, rows: list[Row]) -> list[str]:
     said: dict[int, str] = {}
     for source_lang in ("zh", "en"):
         chosen = [i for i, row in enumerate(rows) if row.source_lang == source_lang]
-        line = [
-            *(
-                emulate.qemu("qemu-x86_64"),
-                "-cpu",
-                "Haswell",
-                sys.executable,
-                "-m",
-                "edgemt.cli",
-                "translate",
-            ),
-            *("-b", str(bundle), "--beam", "1", "--from", source_lang, "--to", rows[chosen[0]].target_lang),
-        ]
+        target_lang = rows[chosen[0]].target_lang
+        options = ("-b", bundle, "--beam", "1", "--from", source_lang, "--to", target_lang)
         done = subprocess.run(
-            line,
+            emulate.without_vnni(["-m", "edgemt.cli", "translate", *options]),
             input="\n".join(rows[i].source for i in chosen),
             capture_output=True,
             text=True,
