@@ -11,7 +11,8 @@ from typing import Any
 
 from edgemt import __version__
 from edgemt.bundle import seal
-from edgemt.export.checkpoints import TOKENIZER_FILES, Checkpoint
+from edgemt.export.checkpoints.facts import TOKENIZER_FILES
+from edgemt.export.checkpoints.read import Checkpoint
 from edgemt.export.graphs.graphset import Canonical, GraphSet, Layer
 from edgemt.manifest import Graph, Manifest
 

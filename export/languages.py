@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
+from typing import Protocol
 
 from edgemt.errors import EdgemtError, UsageError
-from edgemt.export.checkpoints import Checkpoint
 
 # ISO 639-3 as OPUS-MT writes it -> the code that edgemt uses, preferred spelling first.
 SPELLINGS = {"zh": ("zh", "zho", "cmn_Hans", "cmn"), "en": ("en", "eng")}
@@ -14,8 +15,17 @@ CODES = {spelling: code for code, spellings in SPELLINGS.items() for spelling in
 TOKEN = re.compile(r">>(.+)<<")
 
 
+class Named(Protocol):
+    """As much of a checkpoint as says its languages."""
+
+    @property
+    def directory(self) -> Path: ...
+    @property
+    def vocab(self) -> dict[str, int]: ...
+
+
 def languages(
-    checkpoint: Checkpoint, asked: str | None = None
+    checkpoint: Named, asked: str | None = None
 ) -> tuple[list[list[str]], dict[str, list[int]]]:
     """The pairs [[source, target], …] and the prefix ids of each pair ("zh-en" -> ids).
 
@@ -47,14 +57,14 @@ def _asked(asked: str) -> list[list[str]]:
     return pairs
 
 
-def _configured(checkpoint: Checkpoint) -> list[list[str]]:
+def _configured(checkpoint: Named) -> list[list[str]]:
     file = checkpoint.directory / "tokenizer_config.json"
     config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     pair = [str(config.get(key) or "") for key in ("source_lang", "target_lang")]
     return [[CODES.get(code, code) for code in pair]] if all(pair) else []
 
 
-def _prefix(checkpoint: Checkpoint, tokens: dict[str, int], target: str, several: bool) -> list[int]:
+def _prefix(checkpoint: Named, tokens: dict[str, int], target: str, several: bool) -> list[int]:
     if not several:
         return []
     spelling = next((s for s in SPELLINGS.get(target, (target,)) if s in tokens), None)

@@ -18,7 +18,7 @@ from edgemt.calibration.quantspec import QuantSpec
 from edgemt.errors import EdgemtError, UsageError
 from edgemt.export import rows as tables
 from edgemt.export.bundles import write_bundle
-from edgemt.export.checkpoints import Checkpoint, read_checkpoint
+from edgemt.export.checkpoints.read import Checkpoint, read_checkpoint
 from edgemt.export.choose import Variant, choose
 from edgemt.export.clock import ROUNDS, SENTENCES, clock
 from edgemt.export.graphs import build

@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from edgemt.export.checkpoints import Checkpoint
+    from edgemt.export.checkpoints.read import Checkpoint
     from edgemt.export.graphs.graphset import Canonical
 
 ARCHITECTURES = {"MarianMTModel": "edgemt.export.graphs.marian"}

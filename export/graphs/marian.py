@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 
 from edgemt.errors import EdgemtError
-from edgemt.export.checkpoints import Checkpoint, Tensors, check_shapes
+from edgemt.export.checkpoints.read import Checkpoint, check_shapes
+from edgemt.export.checkpoints.tensors import Loaded, Stored, computed
 from edgemt.export.graphs.graphset import Array, Canonical
 from edgemt.export.graphs.transformer import ACTIVATIONS, Graphs, Shape, states
 from edgemt.manifest import Model
@@ -88,26 +90,31 @@ def expected(shape: Shape) -> dict[str, tuple[int, ...]]:
     return tensors
 
 
-def _aliases(shape: Shape, tensors: Tensors) -> Tensors:
+def _aliases(shape: Shape, tensors: Mapping[str, Stored]) -> dict[str, Stored]:
     """The state dict with the copies that Hugging Face leaves out or stores twice filled in."""
-    filled = dict(tensors)
+    filled, nothing = dict(tensors), np.zeros((1, shape.vocab), np.float32)
+    positions = _constant(sinusoids(shape.positions, shape.d))
     for side in ("encoder", "decoder"):
-        filled.setdefault(f"model.{side}.embed_positions.weight", sinusoids(shape.positions, shape.d))
+        filled.setdefault(f"model.{side}.embed_positions.weight", positions)
         if shape.shared and "model.shared.weight" in tensors:
             filled[f"model.{side}.embed_tokens.weight"] = tensors["model.shared.weight"]
     if shape.tied and "model.decoder.embed_tokens.weight" in filled:
         filled["lm_head.weight"] = filled["model.decoder.embed_tokens.weight"]
-    filled.setdefault("final_logits_bias", np.zeros((1, shape.vocab), np.float32))
+    filled.setdefault("final_logits_bias", _constant(nothing))
     filled.pop("model.shared.weight", None)
     return filled
+
+
+def _constant(array: Array) -> Stored:
+    return computed(array.shape, "float32", "its formula", lambda: array)
 
 
 def build(checkpoint: Checkpoint, source_prefix: dict[str, list[int]]) -> Canonical:
     """The canonical graphs of a Marian checkpoint. Raises EdgemtError if tensors and config do not fit."""
     shape = shape_of(checkpoint)
-    tensors = _aliases(shape, checkpoint.tensors)
+    tensors = _aliases(shape, checkpoint.weights.tensors)
     check_shapes(tensors, expected(shape), checkpoint.directory)
-    graphs = Graphs(shape, tensors)
+    graphs = Graphs(shape, Loaded(tensors))
     encoder, step = graphs.encoder().model(), graphs.step().model()
     config = checkpoint.config
     model = Model(

@@ -13,13 +13,12 @@ product before its bias, `x` the result.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
-from edgemt.export.checkpoints import Tensors
 from edgemt.export.graphs.graphset import Array, Builder
 from edgemt.runtimes.protocol import StateSpec
 
@@ -72,7 +71,7 @@ class Shape:
 class Graphs:
     """Both graphs over one weight table. T is the length axis (source or width), R the rows."""
 
-    def __init__(self, shape: Shape, tensors: Tensors) -> None:
+    def __init__(self, shape: Shape, tensors: Mapping[str, Array]) -> None:
         self.shape, self.tensors = shape, tensors
         self.weights: dict[str, Array] = {}
 

@@ -6,7 +6,7 @@ import numpy as np
 from onnx import NodeProto, TensorProto, helper
 
 from edgemt.errors import EdgemtError
-from edgemt.export.checkpoints import listing
+from edgemt.export.checkpoints.facts import listing
 from edgemt.export.graphs.graphset import GraphSet, initializer
 
 LARGEST = float(np.finfo(np.float16).max)

@@ -13,7 +13,7 @@ import onnx
 import onnxruntime
 import pytest
 
-from edgemt.export.checkpoints import read_checkpoint
+from edgemt.export.checkpoints.read import read_checkpoint
 from edgemt.export.graphs import build
 from edgemt.export.languages import languages
 

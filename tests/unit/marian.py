@@ -15,7 +15,7 @@ from transformers import MarianConfig, MarianMTModel
 
 from edgemt.bundle import open_bundle
 from edgemt.export.bundles import write_bundle
-from edgemt.export.checkpoints import read_checkpoint
+from edgemt.export.checkpoints.read import read_checkpoint
 from edgemt.export.graphs import build
 from edgemt.export.graphs.graphset import Canonical
 from edgemt.export.languages import languages

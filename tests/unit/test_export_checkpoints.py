@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from edgemt.errors import EdgemtError, UsageError
-from edgemt.export.checkpoints import read_checkpoint
+from edgemt.export.checkpoints.read import read_checkpoint
 from edgemt.export.graphs import build
 from edgemt.export.languages import languages
 

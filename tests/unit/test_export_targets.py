@@ -13,7 +13,7 @@ import pytest
 from edgemt.bundle import open_bundle
 from edgemt.calibration.collect import collect
 from edgemt.errors import EdgemtError, UsageError
-from edgemt.export.checkpoints import read_checkpoint
+from edgemt.export.checkpoints.read import read_checkpoint
 from edgemt.export.targets import target
 from edgemt.export.targets.quantize import S8, S8_PAIRED, U8, quantize_weight
 from edgemt.runtimes import open_program

@@ -1,0 +1,25 @@
+"""The forms in which trainers leave weights. A form is one module and one line of `FORMS`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from edgemt.export.checkpoints.forms import transformers
+from edgemt.export.checkpoints.tensors import Weights
+
+
+class Form(NamedTuple):
+    """`found` looks at names, and at the keys of a pickled dict, and never raises; `read` reads no weight.
+
+    Both take a directory or a file. `read` raises EdgemtError in one sentence.
+    """
+
+    name: str
+    found: Callable[[Path], bool]
+    read: Callable[[Path], Weights]
+
+
+# The most specific first: a trainer's folder often holds a plain one's files too.
+FORMS = (*(Form(name, transformers.found(name), transformers.read(name)) for name in transformers.MARKERS),)
