@@ -1,127 +1,189 @@
-"""Pairs to batches: the order depends on the seed and the epoch alone, so a run can resume at any batch."""
+"""Pairs, examples, batches: the order depends on the seed and the epoch alone, so a run resumes at any batch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import gzip
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 
 from edgemt.errors import UsageError
-from edgemt.training.vocabulary import EOS, PAD, Vocabulary
 
 
 class Pairs(NamedTuple):
-    """A file of pairs: a header `corpus, xx, yy` names the languages, then one pair a line."""
+    """A file of pairs; `document` is "" where a row belongs to none."""
 
     languages: tuple[str, str]
     corpus: list[str]
     texts: tuple[list[str], list[str]]
+    document: list[str]
+
+
+class Batch(Protocol):
+    """What a family's loss takes: token ids, padded."""
+
+    @property
+    def target_tokens(self) -> int:
+        """Labels that count."""
+        ...
+
+    @property
+    def sentences(self) -> int: ...
+
+    @property
+    def tokens(self) -> int:
+        """All token ids of the longest side, padding included: what memory and time follow."""
+        ...
+
+    def to(self, device: str) -> Batch: ...
+
+
+class Examples(Protocol):
+    """What a family made of the pairs."""
+
+    weights: np.ndarray  # [examples]: times an epoch shows each, with a fraction
+    lengths: np.ndarray  # [examples, sides], special tokens included: a batch is bounded by the longest
+    target_lengths: np.ndarray  # [examples]: labels of each, so that every process knows every batch's count
+
+    def batch(self, chosen: np.ndarray) -> Batch:
+        """Token ids of the examples of these numbers [sentences]."""
+        ...
+
+
+class Batches:
+    """The batches of a run, one after the other, over the ends of epochs.
+
+    `epoch` and `position` (batches of the epoch that are done) say where it is, and may be set.
+    """
+
+    def __init__(self, examples: Examples, batch_tokens: int, seed: int) -> None:
+        self.examples = examples
+        self.batch_tokens = batch_tokens
+        self.seed = seed
+        self.epoch = self.position = 0
+        self._order: tuple[int, list[np.ndarray]] = (-1, [])
+
+    def take(self, count: int) -> list[np.ndarray]:
+        """The next `count` batches, each the numbers of its examples."""
+        taken = []
+        while len(taken) < count:
+            if self._order[0] != self.epoch:
+                self._order = (self.epoch, self.order(self.epoch))
+            if self.position == len(self._order[1]):
+                self.epoch, self.position = self.epoch + 1, 0
+                continue
+            taken.append(self._order[1][self.position])
+            self.position += 1
+        return taken
+
+    def order(self, epoch: int) -> list[np.ndarray]:
+        """All batches of an epoch: at most `batch_tokens` tokens of the longest side, padding included."""
+        examples, random = self.examples, np.random.default_rng([self.seed, epoch])
+        times = np.floor(examples.weights + random.random(len(examples.weights))).astype(np.int64)
+        shown = np.repeat(np.arange(len(times)), times)
+        lengths = examples.lengths[shown]
+        # Sorted by length with a little noise: alike in a batch, yet not the same batches in every epoch.
+        noise = random.random(len(shown))
+        order = np.lexsort((noise, *lengths[:, :-1].T, lengths[:, -1] + np.round(noise)))
+        batches, start, longest = [], 0, 0
+        for position, length in enumerate(lengths.max(axis=1)[order].tolist()):
+            longer = max(longest, length)
+            if (position - start + 1) * longer > self.batch_tokens and position > start:
+                batches.append(shown[order[start:position]])
+                start, longer = position, length
+            longest = longer
+        if start < len(order):
+            batches.append(shown[order[start:]])
+        return [batches[i] for i in random.permutation(len(batches))]
+
+
+def used_rows(pairs: Pairs, weights: Mapping[str, float]) -> list[int]:
+    """Numbers of the rows whose corpus has a weight; of all rows if there are no weights."""
+    return [i for i, name in enumerate(pairs.corpus) if not weights or weights.get(name, 0) > 0]
+
+
+def absent(pairs: Pairs, weights: Mapping[str, float]) -> list[str]:
+    """The corpora with a weight, but without a single pair."""
+    return sorted({name for name, weight in weights.items() if weight > 0} - set(pairs.corpus))
+
+
+def directions(pairs: Pairs, asked: Iterable[str]) -> list[int]:
+    """The source sides (0, 1) of the directions asked for ("zh-en"); of both if none is."""
+    first, second = pairs.languages
+    sides = {f"{first}-{second}": 0, f"{second}-{first}": 1}
+    unknown = [direction for direction in asked if direction not in sides]
+    if unknown:
+        raise UsageError(f"data.directions: {unknown[0]} is not in the data, which has {', '.join(sides)}")
+    return [sides[direction] for direction in asked] or [0, 1]
+
+
+def padded(rows: list[list[int]], pad: int) -> torch.Tensor:
+    """Token ids [rows, longest], filled up on the right."""
+    width = max(map(len, rows))
+    return torch.tensor([row + [pad] * (width - len(row)) for row in rows])
+
+
+def find_pairs(directory: Path, name: str) -> Path:
+    """`name`.tsv, or `name`.tsv.gz."""
+    plain = directory / f"{name}.tsv"
+    found = next((path for path in (plain, plain.with_name(f"{name}.tsv.gz")) if path.is_file()), None)
+    if found is None:
+        raise UsageError(f"no training data at {plain}: prepare it first (see examples/medical-zh-en)")
+    return found
 
 
 def read_pairs(path: Path) -> Pairs:
-    if not path.is_file():
-        raise UsageError(f"no training data at {path}: prepare it first (see examples/medical-zh-en)")
-    lines = path.read_text(encoding="utf-8").split("\n")
+    """Tab-separated: a header `corpus, xx, yy[, document]`, then a pair a line, both sides filled.
+
+    Rows of one document, in order, are each other's context. Raises UsageError with file and line.
+    """
+    lines = read_lines(path)
     header = lines[0].split("\t")
-    if len(header) != 3 or header[0] != "corpus":
+    if (
+        header[:1] != ["corpus"]
+        or header[3:] not in ([], ["document"])
+        or len(set(header)) < max(3, len(header))
+    ):
         raise UsageError(
-            f"{path}: the first line must be corpus, a language code, a language code (tab-separated)"
+            f"{path}, line 1: the header must be corpus, two language codes and perhaps document, "
+            "with tabs between them"
         )
-    corpus, first, second = [], [], []
+    rows: list[list[str]] = []
     for number, line in enumerate(lines[1:], 2):
-        if not line:
+        if not line.strip():
             continue
         fields = line.split("\t")
-        if len(fields) != 3:
-            raise UsageError(f"{path}, line {number}: {len(fields)} fields instead of 3")
-        corpus.append(fields[0])
-        first.append(fields[1])
-        second.append(fields[2])
-    return Pairs((header[1], header[2]), corpus, (first, second))
+        if len(fields) != len(header):
+            raise UsageError(f"{path}, line {number}: {len(fields)} columns instead of {len(header)}")
+        empty = [name for name, text in zip(header[1:3], fields[1:3], strict=True) if not text.strip()]
+        if empty:
+            raise UsageError(
+                f"{path}, line {number}: the column {empty[0]} is empty; remove the line or fill it"
+            )
+        rows.append(fields)
+    if not rows:
+        raise UsageError(f"{path} has a header and no pairs; put some in")
+    corpus, first, second, *document = (list(column) for column in zip(*rows, strict=True))
+    return Pairs(
+        (header[1], header[2]), corpus, (first, second), document[0] if document else [""] * len(rows)
+    )
 
 
-class Batch(NamedTuple):
-    """Token ids, [sentences, length], padded with PAD on the right.
-
-    The decoder's input starts with PAD, the labels end in EOS.
-    """
-
-    source: torch.Tensor
-    mask: torch.Tensor  # 1 where `source` is a token
-    decoder_input: torch.Tensor
-    labels: torch.Tensor
-    target_tokens: int  # labels that are not padding
-
-    def to(self, device: str) -> Batch:
-        source, mask, decoder_input, labels = (part.to(device) for part in self[:4])
-        return Batch(source, mask, decoder_input, labels, self.target_tokens)
-
-
-class TrainingData:
-    """The encoded pairs and the order in which an epoch shows them, both directions of each."""
-
-    def __init__(
-        self,
-        pairs: Pairs,
-        vocabulary: Vocabulary,
-        weights: Mapping[str, float],
-        batch_tokens: int,
-        max_length: int,
-        seed: int,
-    ) -> None:
-        self.absent = sorted(set(weights) - set(pairs.corpus))  # weighted, but without a single pair
-        self.tags = [vocabulary.language_id(language) for language in pairs.languages]
-        used = [i for i, name in enumerate(pairs.corpus) if not weights or weights.get(name, 0) > 0]
-        ids = [vocabulary.encode([side[i] for i in used]) for side in pairs.texts]
-        kept = [k for k in range(len(used)) if all(0 < len(side[k]) < max_length - 1 for side in ids)]
-        self.sides = [[np.array(side[k], dtype=np.int32) for k in kept] for side in ids]
-        if not kept:
-            raise UsageError("no training pairs: every pair is empty, too long or of a corpus without weight")
-        self.weights = np.array([weights.get(pairs.corpus[used[k]], 1.0) for k in kept])
-        self.lengths = np.array([[len(text) for text in side] for side in self.sides])
-        self.batch_tokens = batch_tokens
-        self.seed = seed
-
-    def epoch(self, epoch: int) -> list[np.ndarray]:
-        """Batches of the epoch in order, each [sentences, 2] of (pair, source side)."""
-        random = np.random.default_rng([self.seed, epoch])
-        times = np.floor(self.weights + random.random(len(self.weights))).astype(np.int64)
-        pair = np.repeat(np.arange(len(times)), times)
-        examples = np.concatenate([np.stack([pair, np.full_like(pair, side)], axis=1) for side in (0, 1)])
-        source = self.lengths[examples[:, 1], examples[:, 0]] + 2  # language token and end
-        target = self.lengths[1 - examples[:, 1], examples[:, 0]] + 1
-        # Sorted by length with a little noise: alike in a batch, yet not the same batches in every epoch.
-        noise = random.random(len(examples))
-        order = np.lexsort((noise, source, target + np.round(noise)))
-        batches, start, longest = [], 0, 0
-        for position, example in enumerate(order):
-            longer = max(longest, int(source[example]), int(target[example]))
-            if (position - start + 1) * longer > self.batch_tokens and position > start:
-                batches.append(examples[order[start:position]])
-                start, longer = position, max(int(source[example]), int(target[example]))
-            longest = longer
-        batches.append(examples[order[start:]])
-        return [batches[i] for i in random.permutation(len(batches))]
-
-    def batch(self, examples: np.ndarray) -> Batch:
-        """Token ids of examples [sentences, 2]."""
-        sources = [[self.tags[1 - side], *self.sides[side][pair], EOS] for pair, side in examples]
-        targets = [[*self.sides[1 - side][pair], EOS] for pair, side in examples]
-        source, labels = padded(sources), padded(targets)
-        decoder_input = torch.full_like(labels, PAD)
-        decoder_input[:, 1:] = labels[:, :-1]
-        return Batch(source, (source != PAD).long(), decoder_input, labels, int((labels != PAD).sum()))
-
-    def batches(self, epoch: int, position: int) -> Iterator[Batch]:
-        """The rest of an epoch from batch `position` on."""
-        for examples in self.epoch(epoch)[position:]:
-            yield self.batch(examples)
-
-
-def padded(rows: list[list[int]]) -> torch.Tensor:
-    """Token ids [rows, longest], filled up with PAD."""
-    width = max(map(len, rows))
-    return torch.tensor([row + [PAD] * (width - len(row)) for row in rows])
+def read_lines(path: Path) -> list[str]:
+    """The lines of a UTF-8 file, which may be a .gz; only \\n ends one."""
+    try:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError) as error:
+        raise UsageError(f"{path} cannot be read ({error}); write it again") from error
+    lines = content.split(b"\n")
+    for number, line in enumerate(lines, 1):
+        try:
+            line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise UsageError(
+                f"{path}, line {number}: not UTF-8 ({error.reason}); convert the file"
+            ) from error
+    return [line.decode("utf-8").removesuffix("\r") for line in lines]

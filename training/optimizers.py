@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import nn
 
@@ -39,10 +41,30 @@ def build_optimizers(model: nn.Module, settings: Optimizer) -> list[torch.optim.
 
 
 def rate_factor(step: int, schedule: Schedule, cooldown_from: int) -> float:
-    """Share of the peak rate at a step (from 1): linear up, one, then from `cooldown_from` linear to zero."""
-    up = min(1.0, step / max(1, schedule.warmup))
+    """Share of the peak rate at a step (from 1): linear up, then by kind, then linear to zero.
+
+    The last part, over `schedule.cooldown` steps from `cooldown_from` on, falls from the share reached there.
+    """
+    reached = share(min(step, cooldown_from), schedule)
     down = 1.0 - max(0, step - cooldown_from) / max(1, schedule.cooldown)
-    return up * max(0.0, down)
+    return reached * max(0.0, down)
+
+
+def share(step: int, schedule: Schedule) -> float:
+    """The share at a step without the cooldown."""
+    warmup, steps = schedule.warmup, schedule.steps
+    if step < warmup:
+        return step / warmup
+    done = min(1.0, (step - warmup) / max(1, steps - warmup))  # of the way from the peak to the end
+    match schedule.kind:
+        case "constant":
+            return 1.0
+        case "linear":
+            return 1.0 - done
+        case "cosine":
+            return 0.5 * (1.0 + math.cos(math.pi * done))
+        case "inverse-sqrt":
+            return math.sqrt(max(1, warmup) / max(1, step))
 
 
 def set_rates(optimizers: list[torch.optim.Optimizer], peaks: list[float], factor: float) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,6 +21,14 @@ def autocast(config: Config) -> AbstractContextManager[object]:
     return torch.autocast(config.device, dtype=dtype) if dtype else nullcontext()
 
 
+class Outcome(NamedTuple):
+    """Of one optimizer step."""
+
+    norm: float  # of the gradient, before clipping
+    skipped: bool
+    scale: float  # that the losses were multiplied with
+
+
 class Stepper:
     """Backward, unscale, clip, check, step: for one optimizer or several that share out the parameters."""
 
@@ -27,7 +36,12 @@ class Stepper:
         self, config: Config, parameters: Sequence[Tensor], optimizers: list[torch.optim.Optimizer]
     ) -> None:
         self.scaler = torch.amp.GradScaler(
-            config.device, init_scale=config.initial_scale, enabled=config.precision == "fp16-o1"
+            config.device,
+            init_scale=config.loss_scale.initial,
+            growth_factor=config.loss_scale.growth,
+            backoff_factor=config.loss_scale.backoff,
+            growth_interval=config.loss_scale.interval,
+            enabled=config.precision == "fp16-o1",
         )
         self.parameters = parameters
         self.optimizers = optimizers
@@ -37,14 +51,19 @@ class Stepper:
         self.skipped_in_row = 0
         self.scales: list[tuple[int, float]] = []  # (step, scale) wherever the scale changed
 
-    def step(self, loss: Tensor, step: int) -> float:
-        """One update from `loss` (skipped if it or the gradient is not finite); returns the gradient norm."""
-        self.note_scale(step)
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of a micro-batch's share of the loss."""
         self.scaler.scale(loss).backward()
+
+    def step(self, step: int, loss: float) -> Outcome:
+        """One update from the gradients of all micro-batches; skipped if they or the loss are not finite."""
+        self.note_scale(step)
+        scale = self.scaler.get_scale()
         for optimizer in self.optimizers:
             self.scaler.unscale_(optimizer)
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.clip))
-        if math.isfinite(norm) and math.isfinite(float(loss.detach())):
+        finite = math.isfinite(norm) and math.isfinite(loss)
+        if finite:
             for optimizer in self.optimizers:
                 self.scaler.step(optimizer)
             self.skipped_in_row = 0
@@ -59,7 +78,7 @@ class Stepper:
                 f"step {step}: the loss or the gradient has not been finite for {self.skipped_in_row} steps "
                 "in a row; lower the rate, or use bf16 or fp32"
             )
-        return norm
+        return Outcome(norm, not finite, scale)
 
     def note_scale(self, step: int) -> None:
         scale = self.scaler.get_scale()

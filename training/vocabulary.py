@@ -1,4 +1,4 @@
-"""The SentencePiece vocabulary of a Marian student: how it is trained, written for Hugging Face, and used.
+"""The SentencePiece vocabulary of a Marian student: how it is trained, and written for Hugging Face.
 
 Token ids: `</s>` 0, `<unk>` 1, `<pad>` 2, one control symbol `>>xx<<` a language, the 256 bytes, the pieces.
 Control symbols never come out of user text, so a text that spells `>>en<<` cannot choose its own direction.
@@ -13,8 +13,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import sentencepiece
-
-from edgemt.errors import UsageError
 
 EOS, UNK, PAD = 0, 1, 2
 
@@ -109,30 +107,3 @@ def copy_tokenizer(source: Path, target: Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
     for name in TOKENIZER_FILES:
         shutil.copyfile(source / name, target / name)
-
-
-class Vocabulary:
-    """Text to token ids and back: a source is `>>xx<<` + pieces + `</s>`, a target pieces + `</s>`."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        path = directory / "source.spm"
-        if not path.is_file():
-            raise UsageError(f"no vocabulary at {path}: train one first (see examples/medical-zh-en)")
-        self.processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
-        self.size: int = self.processor.get_piece_size()
-
-    def language_id(self, language: str) -> int:
-        token = self.processor.piece_to_id(language_token(language))
-        if token == UNK:
-            raise UsageError(f"the vocabulary {self.directory} has no token {language_token(language)}")
-        return token
-
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Pieces of each text, without language token and end."""
-        return self.processor.encode(list(texts))
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """Text of the ids up to the first end; special tokens leave no trace."""
-        ids = list(ids)
-        return self.processor.decode(ids[: ids.index(EOS)] if EOS in ids else ids)

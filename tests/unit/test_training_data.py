@@ -10,12 +10,16 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from training_fixtures import write_tiny_data
+import sentencepiece
+from training_fixtures import tiny_config, write_tiny_data
 
 from edgemt.errors import UsageError
-from edgemt.training.config import load_config
-from edgemt.training.data import TrainingData, read_pairs
-from edgemt.training.vocabulary import EOS, PAD, UNK, Vocabulary
+from edgemt.tokenizer import Tokenizer
+from edgemt.training.config import Data, load_config
+from edgemt.training.data import Batches, absent, read_pairs
+from edgemt.training.families import Origin, make_family
+from edgemt.training.families.marian import MarianBatch
+from edgemt.training.vocabulary import EOS, PAD, UNK
 
 RECIPE = Path(__file__).parents[2] / "examples/medical-zh-en"
 
@@ -31,8 +35,8 @@ def corpora() -> ModuleType:
 
 
 @pytest.fixture(scope="module")
-def vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Vocabulary:
-    return Vocabulary(write_tiny_data(tmp_path_factory.mktemp("training") / "data") / "tokenizer")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_data(tmp_path_factory.mktemp("training") / "data")
 
 
 def test_no_held_out_row_reaches_training(corpora: ModuleType, tmp_path: Path) -> None:
@@ -60,43 +64,58 @@ def test_no_held_out_row_reaches_training(corpora: ModuleType, tmp_path: Path) -
     assert {pair.corpus for pair in dev} == {"clinical"} and 400 < len(dev) < 600
 
 
-def test_normalisation_folds_letters_and_keeps_chinese_marks(vocabulary: Vocabulary) -> None:
-    normalize = vocabulary.processor.normalize
-    assert normalize("，：；！？（）…").lstrip("▁") == "，：；！？（）…"
-    assert normalize("ＡＢｃ１２３％").lstrip("▁") == "ABc123%"
-    assert normalize("体温\u3000３８.５℃，\u200b每日\t３次。") == "▁体温▁38.5℃，每日▁3次。"
-    assert normalize("10⁹/L 1½ ① ㎎").lstrip("▁") == "10⁹/L▁1½▁①▁mg"  # not 109, not 11/2
+def test_normalisation_folds_letters_and_keeps_chinese_marks(data: Path) -> None:
+    model = sentencepiece.SentencePieceProcessor(model_file=str(data / "tokenizer/source.spm"))
+    assert model.normalize("，：；！？（）…").lstrip("▁") == "，：；！？（）…"
+    assert model.normalize("ＡＢｃ１２３％").lstrip("▁") == "ABc123%"
+    assert model.normalize("体温\u3000３８.５℃，\u200b每日\t３次。") == "▁体温▁38.5℃，每日▁3次。"
+    assert model.normalize("10⁹/L 1½ ① ㎎").lstrip("▁") == "10⁹/L▁1½▁①▁mg"  # not 109, not 11/2
 
 
-def test_special_tokens(vocabulary: Vocabulary) -> None:
-    assert [vocabulary.processor.id_to_piece(i) for i in (EOS, UNK, PAD, 3, 4)] == [
-        "</s>", "<unk>", "<pad>", ">>zh<<", ">>en<<",
-    ]  # fmt: skip
-    assert vocabulary.language_id("en") == 4
-    (ids,) = vocabulary.encode([">>en<< </s> <pad> 你好"])
+def test_special_tokens(data: Path) -> None:
+    tokenizer = Tokenizer(data / "tokenizer")
+    assert [tokenizer.pieces[i] for i in range(5)] == ["</s>", "<unk>", "<pad>", ">>zh<<", ">>en<<"]
+    assert (EOS, UNK, PAD) == (0, 1, 2)
+    ids = tokenizer.encode(">>en<< </s> <pad> 你好")
     assert min(ids) > 4  # text cannot spell a control token, nor anything unknown
-    assert vocabulary.decode([*vocabulary.encode(["37.5 mg，𠮷"])[0], EOS, 99]) == "37.5 mg，𠮷"
+    assert tokenizer.decode(tokenizer.encode("37.5 mg，𠮷")) == "37.5 mg，𠮷"
 
 
-def test_an_epoch_shows_each_pair_in_both_directions_by_weight(vocabulary: Vocabulary) -> None:
-    pairs = read_pairs(vocabulary.directory.parent / "train.tsv")
-    data = TrainingData(
-        pairs, vocabulary, {"clinical": 1.5, "docs": 1.0}, batch_tokens=150, max_length=120, seed=1
-    )
-    assert data.absent == ["docs"]
-    first, again, next_one = data.epoch(0), data.epoch(0), data.epoch(1)
+def test_an_epoch_shows_each_pair_in_both_directions_by_weight(data: Path) -> None:
+    family = make_family(tiny_config(1), Origin(data, None))
+    pairs = read_pairs(data / "train.tsv")
+    weights = {"clinical": 1.5, "docs": 1.0}
+    assert absent(pairs, weights) == ["docs"]
+    examples = family.examples(pairs, Data(weights=weights), seed=1)
+    batches = Batches(examples, batch_tokens=150, seed=1)
+    first, again, next_one = batches.order(0), batches.order(0), batches.order(1)
     assert all(map(np.array_equal, first, again))
     assert len(first) != len(next_one) or not all(map(np.array_equal, first, next_one))
-    examples = np.concatenate(first)
-    assert len(np.unique(examples, axis=0)) == 2 * len(data.weights)
-    assert np.bincount(examples[:, 0]).min() == 2 and np.bincount(examples[:, 0]).max() == 4
-    batch = data.batch(first[0])
-    assert max(batch.source.numel(), batch.labels.numel()) <= 150
+    shown = np.bincount(np.concatenate(first))
+    assert len(shown) == len(examples.weights) == 2 * len(pairs.corpus)
+    assert shown.min() == 1 and shown.max() == 2 and 1.4 < shown.mean() < 1.6
+    batch = examples.batch(first[0])
+    assert isinstance(batch, MarianBatch)
+    assert batch.tokens == max(batch.source.numel(), batch.labels.numel()) <= 150
     assert set(batch.source[:, 0].tolist()) <= {3, 4}
-    assert (batch.decoder_input[:, 1:] == batch.labels[:, :-1]).all() and (
-        batch.decoder_input[:, 0] == PAD
-    ).all()
-    assert batch.target_tokens == int((batch.labels != PAD).sum())
+    assert (batch.decoder_input[:, 1:] == batch.labels[:, :-1]).all()
+    assert (batch.decoder_input[:, 0] == PAD).all()
+    assert batch.target_tokens == int((batch.labels != PAD).sum()) == examples.target_lengths[first[0]].sum()
+
+
+def test_batches_go_on_at_any_place(data: Path) -> None:
+    family = make_family(tiny_config(1), Origin(data, None))
+    examples = family.examples(read_pairs(data / "train.tsv"), Data(), seed=1)
+    whole = Batches(examples, batch_tokens=1000, seed=1)
+    expected = [batch for _ in range(9) for batch in whole.take(7)]
+    assert whole.epoch > 1  # a step may lie across the end of an epoch
+    part, seen = Batches(examples, batch_tokens=1000, seed=1), []
+    for _ in range(9):
+        seen += part.take(7)
+        place = part.epoch, part.position
+        part = Batches(examples, batch_tokens=1000, seed=1)
+        part.epoch, part.position = place
+    assert all(map(np.array_equal, seen, expected))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ import torch
 from training_fixtures import losses, tiny_config, write_tiny_data
 
 from edgemt.errors import EdgemtError
-from edgemt.training import loop
 from edgemt.training.loop import Run
 
 
@@ -38,7 +37,7 @@ def test_pure_fp16_breaks_as_it_does_in_the_literature(data: Path, tmp_path: Pat
 
 
 def test_an_overflow_backs_the_scale_off(data: Path, tmp_path: Path) -> None:
-    config = tiny_config(40, precision="fp16-o1", initial_scale=2.0**30)
+    config = tiny_config(40, precision="fp16-o1", loss_scale={"initial": 2.0**30})
     run = Run(config, data, tmp_path)
     run.train()
     scales = [scale for _, scale in run.stepper.scales]
@@ -54,13 +53,13 @@ def test_a_bad_step_is_skipped_and_counted(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = Run(tiny_config(5), data, tmp_path)
-    honest, weights = loop.summed_loss, {}
+    honest, weights = run.family.summed_loss, {}
 
     def bad_at_3(*args: object) -> torch.Tensor:
         weights[run.step] = run.parameters[0].detach().clone()
         return honest(*args) * (float("nan") if run.step == 3 else 1.0)
 
-    monkeypatch.setattr(loop, "summed_loss", bad_at_3)
+    monkeypatch.setattr(run.family, "summed_loss", bad_at_3)
     run.train()
     assert run.stepper.skipped == 1
     assert torch.equal(weights[3], weights[4]) and not torch.equal(weights[4], weights[5])
@@ -70,9 +69,9 @@ def test_a_bad_step_is_skipped_and_counted(
 
 def test_too_many_bad_steps_end_the_run(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run(tiny_config(50, max_skipped=4), data, tmp_path)
-    honest = loop.summed_loss
+    honest = run.family.summed_loss
     monkeypatch.setattr(
-        loop, "summed_loss", lambda *args: honest(*args) * (float("inf") if run.step > 6 else 1.0)
+        run.family, "summed_loss", lambda *args: honest(*args) * (float("inf") if run.step > 6 else 1.0)
     )
     with pytest.raises(EdgemtError, match=r"step 10: .* 4 steps in a row"):
         run.train()

@@ -78,7 +78,7 @@ model = { d_model = 16, encoder_layers = 1, decoder_layers = 1, heads = 2, ffn =
 data = { batch_tokens = 1000 }
 optimizer = { rate = 3e-3 }
 schedule = { steps = 100000, warmup = 5, cooldown = 0 }
-every = { log_steps = 1, save_minutes = 0.0001 }
+every = { save_minutes = 0.0001 }
 """
 
 

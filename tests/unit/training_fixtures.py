@@ -40,7 +40,6 @@ def tiny_config(steps: int, **changes: Any) -> Config:
         "data": {"batch_tokens": 1000},
         "optimizer": {"rate": 3e-3},
         "schedule": {"steps": steps, "warmup": 5, "cooldown": 0},
-        "every": {"log_steps": 1},
     }
     return Config.model_validate({**values, **changes})
 
