@@ -114,7 +114,7 @@ def answer_of(text: str, markup: bool) -> str:
     return f"<target>{text}</target>" if markup else text
 
 
-def translation_in(answer: str) -> str:
-    """The translation in an answer: what `<target>` holds (its end may be missing), or all of it."""
-    found = TARGET.search(answer)
+def translation_in(answer: str, markup: bool) -> str:
+    """The translation in an answer; with markup what `<target>` holds (its end, or all of it, may lack)."""
+    found = TARGET.search(answer) if markup else None
     return (found[1] if found else answer).strip()

@@ -20,6 +20,7 @@ def write_checkpoint(directory: Path, family: Family, record: dict[str, Any]) ->
     with replacing(directory, sum(tensor.nbytes for tensor in weights.values())) as temporary:
         temporary.mkdir()
         family.write_files(temporary)
-        save_file(weights, temporary / "model.safetensors", metadata={"format": "pt"})
-        (temporary / "model.safetensors").chmod(0o644)  # safetensors writes it for its owner alone
+        if weights:  # there are none beside adapters alone
+            save_file(weights, temporary / "model.safetensors", metadata={"format": "pt"})
+            (temporary / "model.safetensors").chmod(0o644)  # safetensors writes it for its owner alone
         (temporary / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")

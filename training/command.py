@@ -59,6 +59,7 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from edgemt.errors import UsageError
+    from edgemt.training import presets
     from edgemt.training.config import load_config
     from edgemt.training.distributed import joined
     from edgemt.training.loop import Run
@@ -68,7 +69,10 @@ def run(args: argparse.Namespace) -> int:
     shortcuts = [
         f"{key}={value}" for name, key in SHORTCUTS.items() if (value := getattr(args, name)) is not None
     ]
-    config = load_config(args.config, [*shortcuts, *args.set])
+    preset = None
+    if args.preset:
+        preset, args.data = presets.find(args.preset, args.init, args.data)
+    config = load_config(args.config, [*shortcuts, *args.set], preset)
     if args.state is None:
         raise UsageError("no --state: give a folder for the run's state and log")
     if args.export_checkpoint and not (args.out and (args.state / STATE).exists()):

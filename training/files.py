@@ -51,8 +51,8 @@ def remove(path: Path) -> None:
 
 
 def synchronise(path: Path) -> None:
-    """Make sure that a file, or the files of a folder, are on the disk."""
-    for file in path.iterdir() if path.is_dir() else [path]:
+    """Make sure that a file, or all files below a folder, are on the disk."""
+    for file in filter(Path.is_file, path.rglob("*")) if path.is_dir() else [path]:
         with file.open("rb") as stream:
             os.fsync(stream.fileno())
 

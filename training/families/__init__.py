@@ -63,8 +63,16 @@ class Family(Protocol):
 # Each module has `make(config, origin) -> Family`.
 FAMILIES = {
     "marian": "edgemt.training.families.marian",
+    "causal": "edgemt.training.families.causal",
 }
 
 
 def make_family(config: Config, origin: Origin) -> Family:
-    return importlib.import_module(FAMILIES[config.model.family]).make(config, origin)
+    """The family that the configuration names, with adapters if it asks for them."""
+    module = importlib.import_module(FAMILIES[config.model.family])
+    if not config.lora.rank:
+        return module.make(config, origin)
+    from edgemt.training.lora import Adapted
+
+    # What is below the adapters is not in a run's state: it comes from the checkpoint again.
+    return Adapted(module.make(config, origin._replace(saved=None)), config.lora, origin.init)
