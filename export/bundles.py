@@ -90,7 +90,7 @@ def base_provenance(checkpoint: Checkpoint) -> dict[str, Any]:
             "dtypes": list(checkpoint.dtypes),
             "architecture": checkpoint.architecture,
         },
-        "training": checkpoint.amp,
+        "training": checkpoint.training(),
         "tools": {
             "edgemt": __version__,
             "python": platform.python_version(),

@@ -13,7 +13,15 @@ from edgemt.errors import UsageError
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="directory of a trained model")
+    parser.add_argument(
+        "checkpoint", type=Path, metavar="CHECKPOINT", help="folder or file that a trainer wrote"
+    )
+    parser.add_argument(
+        "--config-from",
+        type=Path,
+        metavar="DIR",
+        help="folder with config.json and tokenizer (default: the checkpoint's own, or its file's)",
+    )
     parser.add_argument(
         "-o",
         "--output",

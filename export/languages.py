@@ -24,9 +24,7 @@ class Named(Protocol):
     def vocab(self) -> dict[str, int]: ...
 
 
-def languages(
-    checkpoint: Named, asked: str | None = None
-) -> tuple[list[list[str]], dict[str, list[int]]]:
+def languages(checkpoint: Named, asked: str | None = None) -> tuple[list[list[str]], dict[str, list[int]]]:
     """The pairs [[source, target], …] and the prefix ids of each pair ("zh-en" -> ids).
 
     `asked` ("zh-en,en-zh") overrides what the checkpoint says: source_lang and target_lang of

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgemt.errors import EdgemtError
+from edgemt.export.checkpoints.read import Checkpoint
 from edgemt.manifest import Model
 from edgemt.runtimes.protocol import Program, Want
 
@@ -48,13 +48,13 @@ class Parity:
 
 
 def check_parity(
-    directory: Path, program: Program, model: Model, sources: Sequence[Sequence[int]], steps: int = 32
+    checkpoint: Checkpoint, program: Program, model: Model, sources: Sequence[Sequence[int]], steps: int = 32
 ) -> Parity:
     """Compare over at most `steps` tokens a sentence. `sources` are ids with language prefix and end.
 
     Raises EdgemtError if the difference is larger than FP32 arithmetic explains.
     """
-    torch_model = _load(directory)
+    torch_model = _load(checkpoint)
     pairs: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
     with _one_thread():
         for start in range(0, len(sources), BATCH):
@@ -81,12 +81,16 @@ def check_parity(
     return parity
 
 
-def _load(directory: Path) -> Any:
+def _load(checkpoint: Checkpoint) -> Any:
+    """The model as transformers makes it of the same configuration and weights."""
+    import torch
     import transformers
 
     transformers.logging.set_verbosity_error()
-    model = transformers.AutoModelForSeq2SeqLM.from_pretrained(directory, local_files_only=True)
-    return model.float().eval()
+    kind = getattr(transformers, checkpoint.architecture)
+    weights = {name: torch.from_numpy(array) for name, array in checkpoint.tensors.items()}
+    config = kind.config_class.from_dict(dict(checkpoint.config))
+    return kind.from_pretrained(None, config=config, state_dict=weights).float().eval()
 
 
 @contextmanager

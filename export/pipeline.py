@@ -18,10 +18,10 @@ from edgemt.calibration.quantspec import QuantSpec
 from edgemt.errors import EdgemtError, UsageError
 from edgemt.export import rows as tables
 from edgemt.export.bundles import write_bundle
-from edgemt.export.checkpoints.read import Checkpoint, read_checkpoint
+from edgemt.export.checkpoints.read import Checkpoint, open_checkpoint
 from edgemt.export.choose import Variant, choose
 from edgemt.export.clock import ROUNDS, SENTENCES, clock
-from edgemt.export.graphs import build
+from edgemt.export.graphs import build, check_architecture
 from edgemt.export.graphs.graphset import Canonical
 from edgemt.export.languages import languages
 from edgemt.export.parity import check_parity
@@ -48,6 +48,9 @@ class Request:
 
     checkpoint: Path
     output: Path
+    config_from: Path | None = (
+        None  # None: config.json and tokenizer are where the checkpoint's form has them
+    )
     precision: str = "int8"  # "int8" | "fp32" | "fp16"
     scheme: str = "auto"  # a key of SCHEMES
     target: str = "onnxruntime"
@@ -139,7 +142,9 @@ def export(request: Request) -> dict[str, Any]:
     check_output(request.output, request.force)
     stage = Stages()
     with stage("reading the checkpoint"):
-        checkpoint = read_checkpoint(request.checkpoint)
+        checkpoint = open_checkpoint(request.checkpoint, request.config_from)
+        check_architecture(checkpoint)
+        checkpoint.check()
         pairs, prefixes = languages(checkpoint, request.languages)
     with stage("building the canonical graphs"):
         canonical = build(checkpoint, prefixes)
@@ -179,7 +184,7 @@ def compare_with_torch(run: Export, fp32: Path, rows: list[Row]) -> None:
         for row in tables.interleaved(rows, PARITY_SENTENCES)
     ]
     with run.stage("comparing with torch"):
-        parity = check_parity(run.checkpoint.directory, translator.program, model, sources)
+        parity = check_parity(run.checkpoint, translator.program, model, sources)
     print(parity, file=sys.stderr)
     run.report["parity"] = parity.to_json()
 
@@ -299,7 +304,7 @@ def finish(run: Export, directory: Path, spec: QuantSpec | None) -> None:
         "parameters": parameters,
         "languages": ", ".join(map("-".join, run.pairs)),
         "licence": checkpoint.licence,
-        "training": checkpoint.amp or None,
+        "training": checkpoint.training(),
     }
     report["machine"] = machine_facts(run.request.threads)
     report["provenance"] = bundle.manifest.provenance["tools"]

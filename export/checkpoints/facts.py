@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +31,10 @@ def vocabulary(directory: Path) -> dict[str, int]:
     return {str(piece): int(i) for piece, i in read_json(directory / "vocab.json").items()}
 
 
-def licence(directory: Path, config: Mapping[str, Any], amp: Mapping[str, Any]) -> str:
+def licence(directory: Path, config: dict[str, Any]) -> str:
     """From edgemt.json, config.json, or the front matter of the model card."""
-    for source in (amp, config):
+    record = directory / "edgemt.json"
+    for source in (read_json(record) if record.is_file() else {}, config):
         for key in ("licence", "license"):
             if source.get(key):
                 return str(source[key])

@@ -28,7 +28,8 @@ INERT = (
     "torch.optim.",
     "transformers.",
 )
-CULPRIT = re.compile(r"GLOBAL\s+([\w.]+)|Unsupported (?:class|operand)\W+([\w.]+)")
+CULPRIT = re.compile(r"GLOBAL\s+([\w.]+)")  # in what torch says of a class that it does not allow
+ZIP = b"PK\3\4"
 
 
 class Inert:
@@ -70,11 +71,11 @@ def load_pickle(path: Path, inert: Iterable[str] = ()) -> Any:
                 return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip(path))
         except pickle.UnpicklingError as error:
             named = CULPRIT.search(str(error))
-            culprit = next(filter(None, named.groups()), "") if named else ""
+            culprit = named[1] if named else ""
             if not culprit.startswith(prefixes) or culprit in stands:
                 raise EdgemtError(_refusal(path, culprit)) from None
             stands[culprit] = type("Inert", (Inert,), {"name": culprit})
-        except (RuntimeError, EOFError, OSError, ValueError) as error:
+        except Exception as error:  # a damaged file raises whatever its bytes happen to hit
             if "TorchScript" in str(error):
                 raise EdgemtError(
                     f"{path} is a compiled TorchScript program; save model.state_dict() instead"
@@ -85,16 +86,25 @@ def load_pickle(path: Path, inert: Iterable[str] = ()) -> Any:
 
 
 def _refusal(path: Path, culprit: str) -> str:
+    if not culprit:
+        return f"{path} is damaged, or was not written by torch.save; copy it again, or save it with torch"
     return (
-        f"{path} was refused, because it holds more than tensors ({culprit or 'an unknown object'}) and "
-        "could run code; write its state dict again with safetensors.torch.save_file where you trust it"
+        f"{path} was refused, because it holds more than tensors ({culprit}) and could run code; "
+        "write its state dict again with safetensors.torch.save_file where you trust it"
     )
+
+
+def is_torch(path: Path) -> bool:
+    """Whether it looks like a pickle, in a zip or by itself (as torch wrote it before 1.6)."""
+    with path.open("rb") as stream:
+        head = stream.read(4)
+    return head == ZIP or head[:1] == b"\x80"
 
 
 def is_zip(path: Path) -> bool:
     """Whether torch wrote it as a zip (1.6 and later), whose tensors can be mapped."""
     try:
         with path.open("rb") as stream:
-            return stream.read(4) == b"PK\3\4"
+            return stream.read(4) == ZIP
     except OSError:
         return False

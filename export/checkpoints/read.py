@@ -4,60 +4,119 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from edgemt.errors import EdgemtError
-from edgemt.export.checkpoints.facts import licence, listing, read_json, vocabulary
+from edgemt.export.checkpoints import names, problems
+from edgemt.export.checkpoints.facts import licence, read_json, vocabulary
 from edgemt.export.checkpoints.forms import FORMS
 from edgemt.export.checkpoints.forms.transformers import MARKERS
+from edgemt.export.checkpoints.model import Model, model_of
 from edgemt.export.checkpoints.tensors import Loaded, Stored, Weights
-from edgemt.export.graphs import ARCHITECTURES
 
 SPECIAL = re.compile(r">>.+<<|<pad>|<unk>|<s>")
+PICKLES = (".pt", ".pth", ".ckpt", ".tar", ".bin")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint as read: its weights are finite, and FP32 once loaded, however they are stored."""
+    """A checkpoint as found at `path`; no weight is in memory until it is asked for.
 
+    `directory` has the configuration and the tokenizer files.
+    """
+
+    path: Path
     directory: Path
-    architecture: str
     config: dict[str, Any]
     generation: dict[str, Any]
-    weights: Weights
-    vocab: dict[str, int]
-    amp: dict[str, Any]  # how it was trained; empty if it does not say
-    licence: str
+    weights: Weights  # as the trainer left them, under its names
 
     @property
     def name(self) -> str:
-        return self.directory.resolve().name
+        return self.path.resolve().name
 
     @property
     def form(self) -> str:
         return self.weights.form
 
     @property
-    def tensors(self) -> Mapping[str, NDArray[np.float32]]:
-        """The weights as FP32 arrays, each read when it is asked for."""
-        return Loaded(self.weights.tensors)
+    def architecture(self) -> str:
+        return str((self.config.get("architectures") or ["?"])[0])
+
+    @property
+    def amp(self) -> Mapping[str, Any]:
+        """How it was trained, as far as the checkpoint says."""
+        return self.weights.amp
+
+    @cached_property
+    def model(self) -> Model | None:
+        """What tensors the model has; None if transformers does not know the architecture."""
+        return model_of(self.config, self.directory / "config.json")
+
+    @cached_property
+    def named(self) -> dict[str, Stored]:
+        """The weights under the model's names; one that the model shares may be there several times."""
+        return names.plain(self.weights.tensors, self.model and self.model.shapes)
+
+    @cached_property
+    def stored(self) -> dict[str, Stored]:
+        """The weights under the model's names, each once."""
+        return names.once(self.named, self.model) if self.model else self.named
+
+    @property
+    def tensors(self) -> Loaded:
+        """`stored` as FP32 arrays, each read when it is asked for."""
+        return Loaded(self.stored)
 
     @property
     def dtypes(self) -> tuple[str, ...]:
         """The types that the weights are stored in."""
-        return tuple(sorted({stored.dtype for stored in self.weights.tensors.values()}))
+        return tuple(sorted({stored.dtype for stored in self.stored.values()}))
+
+    @property
+    def sources(self) -> str:
+        """Where the weights come from: "FP32 master in run.pt (118 of 120), model.safetensors (2 of 120)"."""
+        counts = Counter(stored.source for stored in self.stored.values()).most_common()
+        total = len(self.stored)
+        return ", ".join(s if n == total else f"{s} ({n} of {total})" for s, n in counts)
+
+    @property
+    def vocab(self) -> dict[str, int]:
+        """Piece -> id of a Marian tokenizer. Raises EdgemtError if one of its files is missing."""
+        return vocabulary(self.directory)
+
+    @cached_property
+    def licence(self) -> str:
+        return licence(self.directory, self.config)
 
     @cached_property
     def sha256(self) -> str:
         """Of the weight files, in order."""
         return sha256(self.weights.files)
+
+    def training(self) -> dict[str, Any]:
+        """How it was trained and where the weights come from: the manifest's provenance.training."""
+        return {**self.amp, "weights": self.sources}
+
+    def examine(self) -> problems.Findings:
+        """Look at all weights, and name whatever is wrong with them."""
+        return problems.examine(self.named, self.model)
+
+    def check(self) -> None:
+        """Raise EdgemtError with all that is wrong with the weights, if anything is."""
+        if self.model is None:
+            raise EdgemtError(
+                f"{self.directory / 'config.json'} names the architecture {self.architecture}, which "
+                "transformers does not know; give a checkpoint of one that it has"
+            )
+        findings = self.examine()
+        if findings.problems:
+            raise EdgemtError(f"the weights in {self.path} cannot be used, {findings}")
 
     def special_ids(self) -> list[int]:
         """Ids that are never an answer: padding, unknown, language tokens, what the checkpoint forbids."""
@@ -66,86 +125,53 @@ class Checkpoint:
         return sorted({*ids, *banned, int(self.config["pad_token_id"])} - {int(self.config["eos_token_id"])})
 
 
-def read_checkpoint(directory: Path) -> Checkpoint:
-    """Read and check `directory`. Raises EdgemtError in one sentence for whatever is wrong with it."""
-    if not directory.exists():
-        raise EdgemtError(f"no such checkpoint: {directory}; give the directory of a trained model")
-    if not directory.is_dir():
-        raise EdgemtError(f"{directory} is a file; give the directory of a trained model (with config.json)")
-    config_file = directory / "config.json"
+def read_checkpoint(path: Path, config_from: Path | None = None) -> Checkpoint:
+    """Open the checkpoint at `path` and check all its weights. Raises EdgemtError for whatever is wrong."""
+    checkpoint = open_checkpoint(path, config_from)
+    checkpoint.check()
+    return checkpoint
+
+
+def open_checkpoint(path: Path, config_from: Path | None = None) -> Checkpoint:
+    """The checkpoint at `path`, a folder or a file that a trainer wrote; its weights are not read or checked.
+
+    Its configuration and tokenizer lie in `config_from`; by default where the form has them: in the folder
+    itself, or beside the file. Raises EdgemtError in one sentence if something is missing or damaged.
+    """
+    weights = read_weights(path)
+    directory = config_from or weights.directory
+    config_file, generation_file = directory / "config.json", directory / "generation_config.json"
     if not config_file.is_file():
         raise EdgemtError(
-            f"{directory} is not a checkpoint: it has no config.json; give a Hugging Face model"
+            f"{directory} has no config.json, so that nothing says what model the weights in {path} are of; "
+            "copy it there with the tokenizer's files, or name their folder with --config-from"
         )
     config = read_json(config_file)
-    architecture = str((config.get("architectures") or ["?"])[0])
-    if architecture not in ARCHITECTURES:
-        raise EdgemtError(
-            f"{config_file} names the architecture {architecture}, which has no canonical graphs yet; "
-            f"edgemt exports {', '.join(ARCHITECTURES)} (any OPUS-MT model)"
-        )
-    weights = read_weights(directory)
-    check_finite(weights.tensors, directory)
-    generation_file, amp_file = directory / "generation_config.json", directory / "edgemt.json"
     generation = read_json(generation_file) if generation_file.is_file() else {}
     for key in ("pad_token_id", "eos_token_id", "decoder_start_token_id", "bad_words_ids"):
         if config.get(key) is None and generation.get(key) is not None:
             config[key] = generation[key]
         generation.setdefault(key, config.get(key))
-    amp = read_json(amp_file) if amp_file.is_file() else {}
-    return Checkpoint(
-        directory=directory,
-        architecture=architecture,
-        config=config,
-        generation=generation,
-        weights=weights,
-        vocab=vocabulary(directory),
-        amp={**weights.amp, **amp},
-        licence=licence(directory, config, amp),
-    )
+    return Checkpoint(path, directory, config, generation, weights)
 
 
 def read_weights(path: Path) -> Weights:
     """The weights of a checkpoint in any form, not loaded yet. Raises EdgemtError if no form fits."""
+    if not path.exists():
+        raise EdgemtError(f"no such checkpoint: {path}; give the folder or the file that a trainer wrote")
     form = next((form for form in FORMS if form.found(path)), None)
-    if form is None:
-        markers = ", ".join(MARKERS.values())
-        raise EdgemtError(f"{path} has no weights: none of {markers} is there; copy the whole checkpoint")
-    return form.read(path)
-
-
-def check_shapes(tensors: Mapping[str, Stored], expected: Mapping[str, tuple[int, ...]], where: Path) -> None:
-    """Compare with what the architecture needs; name all tensors missing, unexpected or mis-shaped."""
-    missing = sorted(expected.keys() - tensors.keys())
-    extra = sorted(tensors.keys() - expected.keys())
-    shapes = [
-        f"{name} is {list(tensors[name].shape)} and should be {list(shape)}"
-        for name, shape in expected.items()
-        if name in tensors and tensors[name].shape != shape
-    ]
-    problems = [
-        f"{title}: {listing(names)}"
-        for title, names in (("missing", missing), ("unexpected", extra), ("mis-shaped", shapes))
-        if names
-    ]
-    if problems:
+    if form is not None:
+        return form.read(path)
+    if path.is_file():
+        raise EdgemtError(f"{path} is not a checkpoint: neither safetensors nor a file that torch.save wrote")
+    pickles = sorted(file.name for file in path.iterdir() if file.suffix in PICKLES)
+    if pickles:
         raise EdgemtError(
-            f"the tensors in {where} do not fit its config.json ({'; '.join(problems)}); "
-            "give the config.json and the weights of the same model"
+            f"{path} has no weights under a name that edgemt knows; give one file: {pickles[0]}?"
         )
-
-
-def check_finite(tensors: Mapping[str, Stored], where: Path) -> None:
-    bad = [
-        name
-        for name, stored in sorted(tensors.items())
-        if not all(np.isfinite(piece).all() for piece in stored.pieces())
-    ]
-    if bad:
-        raise EdgemtError(
-            f"the checkpoint {where} has NaN or infinite weights in {listing(bad)}; "
-            "the training diverged, so export an earlier checkpoint"
-        )
+    raise EdgemtError(
+        f"{path} has no weights: none of {', '.join(MARKERS.values())} is there; copy the whole checkpoint"
+    )
 
 
 def sha256(files: Iterable[Path]) -> str:

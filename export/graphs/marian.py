@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from edgemt.errors import EdgemtError
-from edgemt.export.checkpoints.read import Checkpoint, check_shapes
+from edgemt.export.checkpoints.read import Checkpoint
 from edgemt.export.checkpoints.tensors import Loaded, Stored, computed
 from edgemt.export.graphs.graphset import Array, Canonical
 from edgemt.export.graphs.transformer import ACTIVATIONS, Graphs, Shape, states
@@ -59,39 +59,8 @@ def sinusoids(positions: int, d: int) -> Array:
     return np.concatenate([np.sin(angle[:, 0::2]), np.cos(angle[:, 1::2])], axis=1).astype(np.float32)
 
 
-def expected(shape: Shape) -> dict[str, tuple[int, ...]]:
-    """Every tensor that the graphs need, with its shape (`_aliases` fills in what may be left out)."""
-    d, tensors = shape.d, {}
-
-    def linear(name: str, inputs: int, outputs: int) -> None:
-        tensors[f"{name}.weight"], tensors[f"{name}.bias"] = (outputs, inputs), (outputs,)
-
-    def norm(name: str) -> None:
-        tensors[f"{name}.weight"], tensors[f"{name}.bias"] = (d,), (d,)
-
-    for side, layers, ffn, attentions in (
-        ("encoder", shape.encoder_layers, shape.encoder_ffn, ("self_attn",)),
-        ("decoder", shape.decoder_layers, shape.decoder_ffn, ("self_attn", "encoder_attn")),
-    ):
-        for i in range(layers):
-            layer = f"model.{side}.layers.{i}"
-            for attention in attentions:
-                for projection in ("q_proj", "k_proj", "v_proj", "out_proj"):
-                    linear(f"{layer}.{attention}.{projection}", d, d)
-                norm(f"{layer}.{attention}_layer_norm")
-            linear(f"{layer}.fc1", d, ffn)
-            linear(f"{layer}.fc2", ffn, d)
-            norm(f"{layer}.final_layer_norm")
-        tensors[f"model.{side}.embed_positions.weight"] = (shape.positions, d)
-    tensors["model.encoder.embed_tokens.weight"] = (shape.source_vocab, d)
-    tensors["model.decoder.embed_tokens.weight"] = (shape.vocab, d)
-    tensors["lm_head.weight"] = (shape.vocab, d)
-    tensors["final_logits_bias"] = (1, shape.vocab)
-    return tensors
-
-
 def _aliases(shape: Shape, tensors: Mapping[str, Stored]) -> dict[str, Stored]:
-    """The state dict with the copies that Hugging Face leaves out or stores twice filled in."""
+    """The weights with the names of one that is shared, and those that a formula gives, filled in."""
     filled, nothing = dict(tensors), np.zeros((1, shape.vocab), np.float32)
     positions = _constant(sinusoids(shape.positions, shape.d))
     for side in ("encoder", "decoder"):
@@ -110,11 +79,9 @@ def _constant(array: Array) -> Stored:
 
 
 def build(checkpoint: Checkpoint, source_prefix: dict[str, list[int]]) -> Canonical:
-    """The canonical graphs of a Marian checkpoint. Raises EdgemtError if tensors and config do not fit."""
+    """The canonical graphs of a checkpoint whose weights are checked. Raises EdgemtError as `shape_of`."""
     shape = shape_of(checkpoint)
-    tensors = _aliases(shape, checkpoint.weights.tensors)
-    check_shapes(tensors, expected(shape), checkpoint.directory)
-    graphs = Graphs(shape, Loaded(tensors))
+    graphs = Graphs(shape, Loaded(_aliases(shape, checkpoint.stored)))
     encoder, step = graphs.encoder().model(), graphs.step().model()
     config = checkpoint.config
     model = Model(

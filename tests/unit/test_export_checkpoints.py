@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from edgemt.errors import EdgemtError, UsageError
-from edgemt.export.checkpoints.read import read_checkpoint
-from edgemt.export.graphs import build
+from edgemt.export.checkpoints.read import open_checkpoint, read_checkpoint
+from edgemt.export.graphs import build, check_architecture
 from edgemt.export.languages import languages
 
 
@@ -83,8 +83,8 @@ def misfit(tensors: dict[str, torch.Tensor]) -> None:
 
 BAD: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     "absent": (lambda c: shutil.rmtree(c), ["no such checkpoint", "checkpoint"]),
-    "a file": (lambda c: (shutil.rmtree(c), c.write_text("x")), ["is a file", "give the directory"]),
-    "no config": (lambda c: (c / "config.json").unlink(), ["is not a checkpoint", "config.json"]),
+    "a file": (lambda c: (shutil.rmtree(c), c.write_text("x")), ["is not a checkpoint", "torch.save"]),
+    "no config": (lambda c: (c / "config.json").unlink(), ["has no config.json", "--config-from"]),
     "bad config": (lambda c: (c / "config.json").write_text("{"), ["config.json", "cannot be read"]),
     "no weights": (lambda c: (c / "model.safetensors").unlink(), ["has no weights", "model.safetensors"]),
     "empty weights": (lambda c: truncate(c / "model.safetensors", 0), ["model.safetensors", "truncated"]),
@@ -143,7 +143,9 @@ def test_bad_checkpoint_gets_one_sentence(checkpoint: Path, case: str) -> None:
     damage, expected = BAD[case]
     damage(checkpoint)
     with pytest.raises(EdgemtError) as raised:
-        read = read_checkpoint(checkpoint)
+        read = open_checkpoint(checkpoint)
+        check_architecture(read)
+        read.check()
         build(read, languages(read)[1])
     message = str(raised.value)
     assert "\n" not in message and str(checkpoint) in message
@@ -192,4 +194,10 @@ def test_licence_and_training_facts_are_kept(checkpoint: Path) -> None:
     (checkpoint / "README.md").write_text("---\nlanguage: zh\nlicense: apache-2.0\n---\n# Model\n")
     (checkpoint / "edgemt.json").write_text('{"precision": "bf16", "steps": 7}')
     read = read_checkpoint(checkpoint)
-    assert read.licence == "apache-2.0" and read.amp == {"precision": "bf16", "steps": 7}
+    assert read.licence == "apache-2.0" and read.training() == {
+        "written_by": "edgemt train",
+        "precision": "bf16",
+        "steps": 7,
+        "masters": "the model's own FP32 weights, averaged over steps",
+        "weights": "model.safetensors",
+    }

@@ -14,6 +14,7 @@ from transformers import MarianMTModel
 
 from edgemt.bundle import open_bundle
 from edgemt.errors import EdgemtError
+from edgemt.export.checkpoints.read import read_checkpoint
 from edgemt.export.parity import check_parity
 from edgemt.runtimes.protocol import Want
 from edgemt.tokenizer import Tokenizer
@@ -40,7 +41,7 @@ def test_decodes_as_torch_does(kind: tuple[Path, Path]) -> None:
     opened = open_bundle(directory)
     model, tokenizer = opened.manifest.model, Tokenizer.of(opened)
     sources = [[*tokenizer.encode(zh), model.eos_id] for zh, _ in marian.sentences()[:10]]
-    parity = check_parity(checkpoint, marian.program(directory), model, sources, steps=20)
+    parity = check_parity(read_checkpoint(checkpoint), marian.program(directory), model, sources, steps=20)
     assert parity.passed and parity.tokens >= 100
     assert parity.max_abs_error < 1e-4 * parity.logit_std
 
@@ -106,7 +107,13 @@ def test_wrong_graphs_are_found_out(tmp_path: Path) -> None:
     directory = marian.bundle(marian.student(tmp_path / "other", init_std=0.2), tmp_path / "bundle")
     model = open_bundle(directory).manifest.model
     with pytest.raises(EdgemtError, match="do not compute what torch computes"):
-        check_parity(checkpoint, marian.program(directory), model, [[4, 50, 60, 0], [3, 70, 0]], steps=4)
+        check_parity(
+            read_checkpoint(checkpoint),
+            marian.program(directory),
+            model,
+            [[4, 50, 60, 0], [3, 70, 0]],
+            steps=4,
+        )
 
 
 @pytest.mark.parametrize("changes", [{"normalize_before": True}, {"activation_function": "tanh"}])

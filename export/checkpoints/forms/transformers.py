@@ -28,33 +28,47 @@ DTYPES = {
 
 
 def found(name: str) -> Callable[[Path], bool]:
-    return lambda path: (path / MARKERS[name]).is_file()
+    return lambda path: marker(path, name).is_file()
 
 
 def read(name: str) -> Callable[[Path], Weights]:
     """The reader of the form `name`: all files that its marker names."""
 
     def weights(path: Path) -> Weights:
-        files = shards(path / MARKERS[name])
+        files = shards(marker(path, name))
         tensors = {key: stored for file in files for key, stored in tensors_of(file)}
-        return Weights(name, tensors, tuple(files), {}, path)
+        return Weights(name, tensors, tuple(files), {}, files[0].parent)
 
     return weights
 
 
-def shards(marker: Path) -> list[Path]:
-    """The files behind `marker`: itself, or those that an index names. EdgemtError if one is missing."""
-    if marker.suffix != ".json":
-        return [marker]
-    index = read_json(marker).get("weight_map")
-    if not isinstance(index, dict):
-        raise EdgemtError(f"{marker} has no weight_map; copy the checkpoint again")
-    files = [marker.parent / Path(name).name for name in sorted(set(index.values()))]
+def marker(path: Path, name: str) -> Path:
+    """The file that the form `name` has in the folder `path`, or `path` itself if it is such a file."""
+    itself = path.name == MARKERS[name] or (name == "safetensors" and path.suffix == ".safetensors")
+    return path if itself else path / MARKERS[name]
+
+
+def any_found(path: Path) -> bool:
+    return any(found(name)(path) for name in MARKERS)
+
+
+def read_any(path: Path) -> Weights:
+    """The weights of whichever of these forms is there."""
+    return next(read(name)(path) for name in MARKERS if found(name)(path))
+
+
+def shards(file: Path) -> list[Path]:
+    """`file` itself, or the files that it names if it is an index. Raises EdgemtError if one is missing."""
+    if file.suffix != ".json":
+        return [file]
+    index = read_json(file).get("weight_map")
+    if not isinstance(index, dict) or not index:
+        raise EdgemtError(f"{file} has no weight_map; copy the checkpoint again")
+    files = [file.parent / Path(name).name for name in sorted(set(index.values()))]
     missing = [file.name for file in files if not file.is_file()]
     if missing:
         raise EdgemtError(
-            f"{marker.parent} lacks {', '.join(missing)}, which {marker.name} names; "
-            "copy the whole checkpoint"
+            f"{file.parent} lacks {', '.join(missing)}, which {file.name} names; copy the whole checkpoint"
         )
     return files
 

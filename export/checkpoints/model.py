@@ -1,0 +1,55 @@
+"""What tensors a model has, by its config.json: asked of transformers, without memory for any of them."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from edgemt.errors import EdgemtError
+from edgemt.export.checkpoints.facts import first_line
+
+
+@dataclass(frozen=True)
+class Model:
+    """Names and shapes of the state dict; groups of names that are one tensor; names that may be absent."""
+
+    shapes: Mapping[str, tuple[int, ...]]
+    tied: tuple[tuple[str, ...], ...]
+    computed: frozenset[str]  # by a formula, so that a checkpoint may leave them out
+
+
+def model_of(config: Mapping[str, Any], where: Path) -> Model | None:
+    """The model of a config.json at `where`; None if transformers does not know its architecture.
+
+    Raises EdgemtError if no model can be made of it.
+    """
+    import transformers
+
+    architecture = str((config.get("architectures") or ["?"])[0])
+    kind = getattr(transformers, architecture, None)
+    if not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):
+        return None
+    try:
+        with torch.device("meta"):
+            empty = kind(kind.config_class.from_dict(dict(config)))  # pyright: ignore[reportOptionalMemberAccess]
+    except Exception as error:  # whatever a wrong number in the file runs into
+        raise EdgemtError(
+            f"{where} is not the configuration of a {architecture} ({first_line(error)}); copy it again"
+        ) from None
+    empty.tie_weights()
+    state = empty.state_dict(keep_vars=True)
+    names: dict[int, list[str]] = defaultdict(list)
+    for name, tensor in state.items():
+        names[id(tensor)].append(name)
+    formulas = [re.compile(pattern) for pattern in kind._keys_to_ignore_on_load_missing or ()]
+    return Model(
+        {name: tuple(tensor.shape) for name, tensor in state.items()},
+        tuple(tuple(group) for group in names.values() if len(group) > 1),
+        frozenset(name for name in state if any(formula.search(name) for formula in formulas)),
+    )
