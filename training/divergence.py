@@ -25,8 +25,11 @@ class Watcher:
         self.diverged = False
 
     def update(self, step: int, loss: float | None, skipped_in_row: int) -> str | None:
-        """Why the run has diverged, once, at the step where it shows; `loss` is None in a skipped step."""
-        if skipped_in_row >= self.max_skipped and not self.diverged:
+        """Why the run has diverged, at the step where it shows; `loss` is None in a skipped step.
+
+        A loss that has risen is said once; too many skipped steps in a row are said at each of them.
+        """
+        if skipped_in_row >= self.max_skipped:
             self.diverged = True
             return f"the loss or the gradient has not been finite for {skipped_in_row} steps in a row"
         if loss is None:

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from edgemt.errors import EdgemtError
 from edgemt.training.config import Config
 
+SMALL_BATCH = 4  # sentences of an optimizer step
 AUTOCAST = {"bf16": torch.bfloat16, "fp16-o1": torch.float16}
 
 
@@ -21,12 +21,33 @@ def autocast(config: Config) -> AbstractContextManager[object]:
     return torch.autocast(config.device, dtype=dtype) if dtype else nullcontext()
 
 
+def caution(precision: str) -> str | None:
+    """What to know before training in this precision."""
+    if precision != "fp16-pure":
+        return None
+    return (
+        "warning: fp16-pure has no master weights and no loss scaling: small updates are rounded away, "
+        "small gradients are zero, and so is AdamW's epsilon of 1e-8; it is here for comparison, so use "
+        "fp16-o1 or bf16"
+    )
+
+
+def caution_for_batch(precision: str, sentences: int) -> str | None:
+    """The gradient of a few sentences varies most, and nothing but FP16 holds the sum of its updates."""
+    if precision != "fp16-pure" or sentences >= SMALL_BATCH:
+        return None
+    return (
+        f"warning: a batch of {sentences} sentences in fp16-pure: its gradients leave the range of FP16 most "
+        f"easily; use at least {SMALL_BATCH} (data.batch_tokens, data.accumulate), or fp16-o1"
+    )
+
+
 class Outcome(NamedTuple):
     """Of one optimizer step."""
 
-    norm: float  # of the gradient, before clipping
+    norm: float  # of the gradient, after unscaling and before clipping; perhaps not finite
     skipped: bool
-    scale: float  # that the losses were multiplied with
+    scale: float  # that the losses were multiplied with; 1 without scaling
 
 
 class Stepper:
@@ -46,7 +67,6 @@ class Stepper:
         self.parameters = parameters
         self.optimizers = optimizers
         self.clip = config.optimizer.clip
-        self.max_skipped = config.max_skipped
         self.skipped = 0  # in the whole run
         self.skipped_in_row = 0
         self.scales: list[tuple[int, float]] = []  # (step, scale) wherever the scale changed
@@ -73,11 +93,6 @@ class Stepper:
         self.scaler.update()
         for optimizer in self.optimizers:
             optimizer.zero_grad()
-        if self.skipped_in_row >= self.max_skipped:
-            raise EdgemtError(
-                f"step {step}: the loss or the gradient has not been finite for {self.skipped_in_row} steps "
-                "in a row; lower the rate, or use bf16 or fp32"
-            )
         return Outcome(norm, not finite, scale)
 
     def note_scale(self, step: int) -> None:

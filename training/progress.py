@@ -15,20 +15,20 @@ BAR = "{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{pos
 class Bar:
     """Loss, loss scale, skipped steps, tokens a second, memory and the time left, as of the last step."""
 
-    def __init__(self, total: int, initial: int, stream: TextIO = sys.stderr, every: float = 30.0) -> None:
-        """`every`: seconds between two lines where `stream` is no terminal."""
-        self.stream = stream
+    def __init__(self, total: int, initial: int, stream: TextIO | None = None, every: float = 30.0) -> None:
+        """`stream` is standard error if None; `every`: seconds between two lines where it is no terminal."""
+        self.stream = stream or sys.stderr
         self.every = every
         self.initial = initial
         self.begun = time.monotonic()
         self.said = -every  # when the last line was written, in seconds since the start
         self.loss: float | None = None
         self.speed: float | None = None
-        self.terminal = stream.isatty()
+        self.terminal = self.stream.isatty()
         self.tqdm = tqdm(
             total=total,
             initial=initial,
-            file=stream,
+            file=self.stream,
             disable=not self.terminal,
             bar_format=BAR,
             dynamic_ncols=True,
