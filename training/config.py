@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from edgemt.errors import UsageError
 
@@ -20,8 +20,10 @@ class Section(BaseModel):
 
 
 class Model(Section):
-    """The family, and the shape of a new Marian student. A checkpoint has its own shape: what is set here must
-    agree with it."""
+    """The family, and the shape of a new Marian student.
+
+    A checkpoint has its own shape: what is set here must agree with it.
+    """
 
     family: Literal["marian", "causal"] = "marian"
     d_model: int = 256
@@ -35,7 +37,7 @@ class Model(Section):
 
 
 class Prompts(Section):
-    """What the prompts of a causal model's examples give beside the text: shares of the examples that allow it.
+    """What a causal model's prompts give beside the text: shares of the examples that allow it.
 
     Each is drawn for itself, so a few prompts have several things, as a request may have.
     """
@@ -127,7 +129,7 @@ class Optimizer(Section):
 
 
 class Schedule(Section):
-    """Warm-up, then the rate as `kind` says, then over the last `cooldown` steps linearly to zero from there."""
+    """Warm-up, then the rate as `kind` says, then over the last `cooldown` steps linearly to zero."""
 
     kind: Literal["constant", "linear", "cosine", "inverse-sqrt"] = "constant"
     """`linear` and `cosine` fall to zero at `steps`; `inverse-sqrt` is the peak times sqrt(warmup / step)."""
@@ -185,10 +187,21 @@ class Config(Section):
     every: Every = Every()
     keep: Keep = Keep()
 
+    @model_validator(mode="after")
+    def check_together(self) -> Config:
+        if not self.evaluate_sentences and (self.keep.best or self.keep.patience):
+            raise ValueError("keep.best and keep.patience need dev scores: set evaluate_sentences above 0")
+        return self
+
     def must_not_change(self) -> dict[str, Any]:
         """What a resumed run must share with the run it continues, for its losses to be the same."""
-        shared = {"precision", "seed", "label_smoothing", "ema_decay", "model", "causal", "lora", "data"}
-        return {**self.model_dump(mode="json", include=shared), "optimizer.name": self.optimizer.name}
+        values: dict[str, Any] = {"optimizer.name": self.optimizer.name}
+        for name in ("precision", "seed", "label_smoothing", "ema_decay"):
+            values[name] = getattr(self, name)
+        for section in ("model", "causal", "lora", "data"):
+            for key, value in getattr(self, section).model_dump(mode="json").items():
+                values[f"{section}.{key}"] = value
+        return values
 
 
 def load_config(path: Path | None, settings: Iterable[str] = (), preset: Path | None = None) -> Config:
@@ -242,6 +255,8 @@ def merge(values: dict[str, Any], other: dict[str, Any]) -> None:
 
 def describe(error: Any) -> str:
     """A few words for one of pydantic's errors."""
+    if not error["loc"]:
+        return error["msg"].removeprefix("Value error, ")
     *sections, key = [str(part) for part in error["loc"]]
     name = ".".join([*sections, key])
     if error["type"] != "extra_forbidden":

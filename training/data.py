@@ -1,9 +1,9 @@
-"""Pairs, examples, batches: the order depends on the seed and the epoch alone, so a run resumes at any batch."""
+"""Pairs, examples, batches: their order depends on seed and epoch alone, so a run resumes at any batch."""
 
 from __future__ import annotations
 
 import gzip
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from edgemt.errors import UsageError
+from edgemt.training.config import Config
 
 
 class Pairs(NamedTuple):
@@ -124,6 +125,23 @@ def padded(rows: list[list[int]], pad: int) -> torch.Tensor:
     """Token ids [rows, longest], filled up on the right."""
     width = max(map(len, rows))
     return torch.tensor([row + [pad] * (width - len(row)) for row in rows])
+
+
+def read_data(directory: Path, config: Config, say: Callable[[str], None]) -> tuple[Pairs, Pairs]:
+    """The training pairs, and those to evaluate with: none if nothing is evaluated."""
+    pairs = read_pairs(find_pairs(directory, "train"))
+    if missing := absent(pairs, config.data.weights):
+        say(f"train.tsv has no pairs of {', '.join(missing)}")
+    if not config.evaluate_sentences:
+        return pairs, Pairs(pairs.languages, [], ([], []), [])
+    file = find_pairs(directory, "dev")
+    dev = read_pairs(file)
+    if dev.languages != pairs.languages:
+        raise UsageError(
+            f"{file}, line 1: the languages are {', '.join(dev.languages)}, but the training pairs have "
+            f"{', '.join(pairs.languages)}"
+        )
+    return pairs, dev
 
 
 def find_pairs(directory: Path, name: str) -> Path:

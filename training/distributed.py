@@ -7,15 +7,17 @@ import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
-from typing import cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, distributed, nn
+from torch._C._distributed_c10d import GradBucket
 from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 
 from edgemt.errors import EdgemtError, UsageError
 
+T = TypeVar("T")
 BACKENDS = {"cpu": "gloo", "cuda": "nccl"}
 # Others wait this long while the first process evaluates or writes. A process that ended is noticed at once.
 PATIENCE = timedelta(hours=6)
@@ -24,8 +26,14 @@ PATIENCE = timedelta(hours=6)
 class World:
     """The processes of a run: this one's number (`rank`), how many there are (`size`), and its device."""
 
-    def __init__(self, rank: int = 0, size: int = 1, device: str = "cpu") -> None:
-        self.rank, self.size, self.device = rank, size, device
+    def __init__(self, device: str, rank: int = 0, size: int = 1) -> None:
+        """Raises UsageError if the device is not there."""
+        if device == "cuda" and not torch.cuda.is_available():
+            raise UsageError(
+                'device = "cuda", but torch finds no GPU here: use --device cpu, or install a driver and a '
+                "build of torch that fit the card"
+            )
+        self.device, self.rank, self.size = device, rank, size
 
     @property
     def first(self) -> bool:
@@ -41,7 +49,7 @@ class World:
         return wrapped
 
     def gathering(self, module: nn.Module, last: bool) -> AbstractContextManager[None]:
-        """Around forward and backward of a micro-batch: gradients are exchanged in the last of a step only."""
+        """Around forward and backward of a micro-batch: only the last of a step exchanges gradients."""
         if self.size == 1 or last:
             return nullcontext()
         return cast(DistributedDataParallel, module).no_sync()
@@ -54,44 +62,52 @@ class World:
         distributed.all_reduce(together)
         return together.tolist()
 
+    def agree(self, wishes: list[bool]) -> list[bool]:
+        """Each wish, if any process has it."""
+        return [count > 0 for count in self.sum([float(wish) for wish in wishes])]
+
+    def gather(self, value: T) -> list[T]:
+        """The value of every process, in their order."""
+        if self.size == 1:
+            return [value]
+        everything: list[Any] = [None] * self.size
+        distributed.all_gather_object(everything, value)
+        return everything
+
     def say(self, message: str) -> None:
         """A line for the person at the terminal, once."""
         if self.first:
             print(message, file=sys.stderr, flush=True)
 
 
-def summed(state: None, bucket: distributed.GradBucket) -> Future[Tensor]:
+def summed(state: None, bucket: GradBucket) -> Future[Tensor]:
     """Sums, where DDP would take means: each loss is divided by the tokens of the whole step already."""
-    work = distributed.all_reduce(bucket.buffer(), async_op=True)
-    return work.get_future().then(lambda done: done.value()[0])  # pyright: ignore[reportOptionalMemberAccess]
+    work: Any = distributed.all_reduce(bucket.buffer(), async_op=True)
+    return work.get_future().then(lambda done: done.value()[0])
 
 
 @contextmanager
 def joined(device: str) -> Iterator[World]:
     """The world that torchrun's variables describe, for a block; one process if there are none.
 
-    Raises UsageError if the device is not there, EdgemtError if another process of the run ends in the block.
+    Raises EdgemtError if another process of the run ends in the block.
     """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UsageError(
-            'device = "cuda", but torch finds no GPU here: use --device cpu, or install a driver and a build of '
-            "torch that fit the card"
-        )
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
-        yield World(device=device)
+        yield World(device)
         return
+    world = World(device, int(os.environ["RANK"]), size)
     if device == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     distributed.init_process_group(BACKENDS[device], timeout=PATIENCE)
     try:
-        yield World(distributed.get_rank(), size, device)
+        yield world
     except (distributed.DistError, RuntimeError) as error:
         if not lost_another(error):
             raise
         raise EdgemtError(
-            f"process {os.environ['RANK']}: another process of this run ended; start the same command again to go "
-            "on from the last saved state"
+            f"process {world.rank}: another process of this run ended; start the same command again to go on "
+            "from the last saved state"
         ) from error
     finally:
         distributed.destroy_process_group()

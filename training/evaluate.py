@@ -6,7 +6,7 @@ from statistics import fmean
 
 import sacrebleu
 
-from edgemt.training.data import Pairs
+from edgemt.training.data import Pairs, directions
 from edgemt.training.families import Family
 
 Scores = dict[str, dict[str, float]]  # by "corpus xx-yy"
@@ -20,12 +20,12 @@ def score(translations: list[str], references: list[str], language: str) -> dict
 
 
 def evaluate(family: Family, dev: Pairs, sentences: int, asked: list[str]) -> Scores:
-    """Scores of the directions asked for (or that the model has), on sentences spread evenly over each corpus."""
+    """Scores of the directions asked for (of both if none), on sentences spread evenly over each corpus."""
     scores: Scores = {}
     for corpus in sorted(set(dev.corpus)):
         rows = [i for i, name in enumerate(dev.corpus) if name == corpus]
         rows = rows[:: max(1, len(rows) // sentences)][:sentences]
-        for side in family.sides(dev, asked):
+        for side in directions(dev, asked):
             source, target = dev.languages[side], dev.languages[1 - side]
             output = family.translate([dev.texts[side][i] for i in rows], source, target)
             references = [dev.texts[1 - side][i] for i in rows]

@@ -30,10 +30,11 @@ def replacing(target: Path, needed: int) -> Iterator[Path]:
         synchronise(temporary)
     except BaseException as error:
         remove(temporary)
-        if no_room(error):
+        if reason := no_room(error):
             raise EdgemtError(
-                f"no room to write {target}: it needs {needed:,} bytes, and {free(target.parent):,} are free there; "
-                "what was written before is intact, so make room and start the same command again"
+                f"no room to write {target} ({reason}): it needs {needed:,} bytes, and "
+                f"{free(target.parent):,} are free there; what was written before is intact, so make room "
+                "and start the same command again"
             ) from error
         raise
     remove(old)
@@ -57,16 +58,18 @@ def synchronise(path: Path) -> None:
             os.fsync(stream.fileno())
 
 
-def no_room(error: BaseException | None) -> bool:
-    """Was a full disk, a quota or a limit on files the reason? torch and safetensors hide the OSError."""
+def no_room(error: BaseException | None) -> str | None:
+    """The system's word for it, if a full disk, a quota or a limit on files was the reason.
+
+    torch and safetensors hide the OSError.
+    """
     while error is not None:
-        if isinstance(error, OSError) and error.errno in FULL:
-            return True
-        code = re.search(r"\(os error (\d+)\)", str(error))
-        if code and int(code.group(1)) in FULL:
-            return True
+        hidden = re.search(r"\(os error (\d+)\)", str(error))
+        code = error.errno if isinstance(error, OSError) else hidden and int(hidden.group(1))
+        if code in FULL:
+            return os.strerror(code)
         error = error.__cause__ or error.__context__
-    return False
+    return None
 
 
 def free(directory: Path) -> int:

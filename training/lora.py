@@ -33,15 +33,12 @@ class Adapted:
             lora_alpha=settings.alpha,  # pyright: ignore[reportArgumentType] (any number)
             lora_dropout=settings.dropout,
             target_modules=settings.targets or "all-linear",
-            base_model_name_or_path=str(base.resolve()),
         )
+        family.model.name_or_path = str(base.resolve())  # pyright: ignore (peft writes it as the base)
         try:
             self.peft = get_peft_model(family.model, config)  # pyright: ignore[reportArgumentType]
         except ValueError as error:  # a target that no layer bears
             raise UsageError(f"lora.targets: {str(error).strip().splitlines()[0]}") from None
-
-    def sides(self, pairs: Pairs, asked: list[str]) -> list[int]:
-        return self.family.sides(pairs, asked)
 
     def examples(self, pairs: Pairs, settings: Data, seed: int) -> Examples:
         return self.family.examples(pairs, settings, seed)

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from edgemt.errors import EdgemtError
+from edgemt.errors import EdgemtError, UsageError
 from edgemt.training.files import replacing
 
 STATE, PREVIOUS = "state.pt", "state.previous.pt"
@@ -36,13 +37,30 @@ def load_state(directory: Path) -> dict[str, Any] | None:
             continue
         if state.get("form") != FORM:
             raise EdgemtError(
-                f"{path} was written by another version of edgemt: go on with that version, or write a checkpoint "
-                "with it and start a new run from that with --init"
+                f"{path} was written by another version of edgemt: go on with that version, or write a "
+                "checkpoint with it and start a new run from that with --init"
             )
         return state
     if found:
         raise EdgemtError(f"no state in {directory} can be read; move it away to start anew")
     return None
+
+
+def check_fit(directory: Path, state: dict[str, Any], settings: dict[str, Any], model: nn.Module) -> None:
+    """Is this the state of a run with these settings, and of this model? Raises UsageError if not."""
+    changed = [key for key, value in settings.items() if state["config"].get(key) != value]
+    if changed:
+        raise UsageError(
+            f"{changed[0]} = {settings[changed[0]]!r} differs from the run in {directory}, which has "
+            f"{state['config'].get(changed[0])!r}: change it back, or use a new folder"
+        )
+    shapes = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
+    for name, tensor in state["model"].items():
+        if shapes.get(name) != list(tensor.shape):
+            raise UsageError(
+                f"the state in {directory} is of another model: {name} is {list(tensor.shape)} there and "
+                f"{shapes.get(name, 'absent')} here; put the right state back, or use a new folder"
+            )
 
 
 def size(value: Any) -> int:

@@ -43,7 +43,8 @@ def load_weights(model: nn.Module, tensors: Mapping[str, np.ndarray], where: Pat
     ]
     if found:
         raise UsageError(
-            f"{where} does not fit the model ({'; '.join(found)}): give the config.json and the weights of one model"
+            f"{where} does not fit the model ({'; '.join(found)}): give the config.json and the weights of "
+            "one model"
         )
 
 

@@ -125,7 +125,7 @@ def test_a_torn_state_falls_back_to_the_one_before(data: Path, tmp_path: Path) -
 
 
 def test_a_changed_model_is_refused(data: Path, uninterrupted: Run) -> None:
-    with pytest.raises(UsageError, match="seed differs"):
+    with pytest.raises(UsageError, match=r"seed = 2 differs from the run in .*, which has 1"):
         Run(tiny_config(STEPS, seed=2), data, uninterrupted.directory)
 
 

@@ -20,8 +20,8 @@ class Origin(NamedTuple):
     init: Path | None
     """--init: a checkpoint of any form, or what else the family can start from."""
     saved: Path | None = None
-    """Of a resumed run: what `write_files` wrote when it began. Shape and tokenizer come from here, and every
-    trained weight from the run's state; weights that are not trained (below adapters) come from `init` again."""
+    """Of a resumed run: what `write_files` wrote when it began. Shape and tokenizer come from here, every
+    trained weight from the run's state; weights that are not trained (below adapters) from `init` again."""
 
 
 class Family(Protocol):
@@ -36,10 +36,6 @@ class Family(Protocol):
         """The training examples of the pairs; what it draws depends on `seed` alone."""
         ...
 
-    def sides(self, pairs: Pairs, asked: list[str]) -> list[int]:
-        """The source sides of the directions asked for, or of all that pairs and model have (`data.directions`)."""
-        ...
-
     def summed_loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Cross-entropy in nats, label smoothing inside, summed over the target tokens of the batch.
 
@@ -52,7 +48,7 @@ class Family(Protocol):
         ...
 
     def weights(self) -> dict[str, Tensor]:
-        """What a checkpoint's model.safetensors holds, by name: FP32, shared tensors once, adapters merged."""
+        """What a checkpoint's model.safetensors holds: FP32, shared tensors once, adapters merged."""
         ...
 
     def write_files(self, directory: Path) -> None:

@@ -126,12 +126,9 @@ class CausalFamily:
         self.config = config
         self.data = data
 
-    def sides(self, pairs: Pairs, asked: list[str]) -> list[int]:
-        return directions(pairs, asked)
-
     def examples(self, pairs: Pairs, settings: Data, seed: int) -> CausalExamples:
         used = used_rows(pairs, settings.weights)
-        sides = self.sides(pairs, settings.directions)
+        sides = directions(pairs, settings.directions)
         lengths = [[len(ids) for ids in self.chat.plain(texts)] for texts in pairs.texts]
         short = [i for i in used if max(lengths[0][i], lengths[1][i]) < settings.max_length]
         terms = read_terms(self.data / "terms.tsv", pairs.languages) if self.data else None
@@ -161,10 +158,11 @@ class CausalFamily:
         )
 
     def translate(self, texts: list[str], source: str, target: str) -> list[str]:
-        return self.answer([prompt(text, source, target) for text in texts])
+        room = [2 * len(ids) + 20 for ids in self.chat.plain(texts)]
+        return self.answer([prompt(text, source, target) for text in texts], room)
 
-    def answer(self, prompts: list[str], batch_size: int = 25) -> list[str]:
-        """Greedy answers, in batches of like length, padded on the left."""
+    def answer(self, prompts: list[str], room: list[int], batch_size: int = 25) -> list[str]:
+        """Greedy answers of at most `room` tokens each, in batches of like length, padded on the left."""
         rows = self.chat.prompts(prompts)
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
         answers = [""] * len(rows)
@@ -175,25 +173,23 @@ class CausalFamily:
             for place, i in enumerate(chosen):
                 ids[place, width - len(rows[i]) :] = torch.tensor(rows[i])
             mask = torch.arange(width) >= width - torch.tensor([[len(rows[i])] for i in chosen])
+            greedy = GenerationConfig(
+                max_new_tokens=max(room[i] for i in chosen),
+                do_sample=False,
+                num_beams=1,
+                eos_token_id=self.chat.end,
+                pad_token_id=self.chat.pad,
+            )
             with torch.inference_mode():
                 output: Any = self.model.generate(
                     ids.to(self.model.device),
                     attention_mask=mask.long().to(self.model.device),
-                    generation_config=self.greedy(width),
+                    generation_config=greedy,
                     use_model_defaults=False,  # the checkpoint's may sample
                 )
             for i, row in zip(chosen, output[:, width:].tolist(), strict=True):
-                answers[i] = self.chat.decode(row)
+                answers[i] = self.chat.decode(row[: room[i]])
         return answers
-
-    def greedy(self, width: int) -> GenerationConfig:
-        return GenerationConfig(
-            max_new_tokens=min(2 * width + 20, int(self.model.config.max_position_embeddings) - width),
-            do_sample=False,
-            num_beams=1,
-            eos_token_id=self.chat.end,
-            pad_token_id=self.chat.pad,
-        )
 
     def weights(self) -> dict[str, Tensor]:
         return unshared(self.model)

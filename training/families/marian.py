@@ -9,29 +9,21 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from safetensors import safe_open
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
-from transformers import GenerationConfig, MarianConfig, MarianMTModel
+from transformers import MarianConfig, MarianMTModel
 
-from edgemt.errors import EdgemtError, UsageError
+from edgemt.errors import UsageError
 from edgemt.export.checkpoints.read import read_checkpoint
 from edgemt.export.languages import languages
 from edgemt.tokenizer import Tokenizer
-from edgemt.training.config import Config, Data, Model
+from edgemt.training.config import Config, Data
 from edgemt.training.data import Pairs, directions, padded, used_rows
 from edgemt.training.families import Origin
+from edgemt.training.families.marian_model import attention, model_like, new_model
 from edgemt.training.vocabulary import TOKENIZER_FILES
 from edgemt.training.weights import load_weights, unshared
 
-# Keys of [model] and what a checkpoint's config.json calls them.
-SHAPE = {
-    "d_model": "d_model",
-    "encoder_layers": "encoder_layers",
-    "decoder_layers": "decoder_layers",
-    "heads": "encoder_attention_heads",
-    "ffn": "encoder_ffn_dim",
-    "max_positions": "max_position_embeddings",
-}
 EMBEDDING = "embedding"  # the only tensor of a file that is a start for the embedding alone
 
 
@@ -54,7 +46,8 @@ class MarianBatch(NamedTuple):
         return max(self.source.numel(), self.labels.numel())
 
     def to(self, device: str) -> MarianBatch:
-        return MarianBatch(*(part.to(device) for part in self[:5]), self.target_tokens)
+        source, mask, decoder_input, labels, real = (part.to(device) for part in self[:5])
+        return MarianBatch(source, mask, decoder_input, labels, real, self.target_tokens)
 
 
 class MarianExamples:
@@ -65,7 +58,7 @@ class MarianExamples:
         sources: list[np.ndarray],
         targets: list[np.ndarray],
         weights: np.ndarray,
-        config: MarianConfig,
+        config: Any,  # MarianConfig
     ) -> None:
         self.sources, self.targets = sources, targets
         self.weights = weights
@@ -96,8 +89,9 @@ class Marian:
         self.tokenizer = Tokenizer(tokenizer_folder)
         self.prefixes = prefixes(tokenizer_folder, self.tokenizer.ids, asked)
         self.label_smoothing = label_smoothing
-        self.end: int = model.config.eos_token_id
-        self.pad: int = model.config.pad_token_id
+        config: Any = model.config
+        self.end: int = config.eos_token_id
+        self.pad: int = config.pad_token_id
 
     def examples(self, pairs: Pairs, settings: Data, seed: int) -> MarianExamples:
         used = used_rows(pairs, settings.weights)
@@ -105,7 +99,7 @@ class Marian:
         sources: list[np.ndarray] = []
         targets: list[np.ndarray] = []
         shown: list[np.ndarray] = []
-        for side in self.sides(pairs, settings.directions):
+        for side in directions(pairs, settings.directions):
             prefix = self.prefix(pairs.languages[side], pairs.languages[1 - side])
             ids = [self.tokenizer.encode(pairs.texts[side][i]) for i in used]
             answers = [self.tokenizer.encode_target(pairs.texts[1 - side][i]) for i in used]
@@ -116,27 +110,22 @@ class Marian:
             shown.append(weights[kept])
         if not sources:
             raise UsageError(
-                f"no training pairs: every one has a side longer than data.max_length ({settings.max_length}) "
-                "or a corpus without weight"
+                "no training pairs: every one has a side longer than data.max_length "
+                f"({settings.max_length}) or a corpus without weight"
             )
         return MarianExamples(sources, targets, np.concatenate(shown), self.model.config)
 
-    def sides(self, pairs: Pairs, asked: list[str]) -> list[int]:
-        """The source sides of the directions that are asked for, or else that the model has."""
-        sides = directions(pairs, asked)
-        named = {side: f"{pairs.languages[side]}-{pairs.languages[1 - side]}" for side in sides}
-        known = [side for side, name in named.items() if name in self.prefixes]
-        if not known or (asked and len(known) < len(sides)):
-            raise UsageError(
-                f"{self.folder} translates {', '.join(self.prefixes)}, not {', '.join(named.values())}: "
-                "set data.directions, or start from another checkpoint"
-            )
-        return known
-
     def prefix(self, source: str, target: str) -> list[int]:
+        """The ids before a source that ask for this direction."""
+        if f"{source}-{target}" not in self.prefixes:
+            known = ", ".join(f'"{direction}"' for direction in self.prefixes)
+            raise UsageError(
+                f"{self.folder} translates {known}, not {source}-{target}: set data.directions = [{known}], "
+                "or start from another checkpoint"
+            )
         return self.prefixes[f"{source}-{target}"]
 
-    def summed_loss(self, model: nn.Module, batch: MarianBatch) -> Tensor:
+    def summed_loss(self, model: Any, batch: MarianBatch) -> Tensor:
         """The head sees no padding at all: only labels that count are multiplied with the vocabulary."""
         hidden = model.model(
             input_ids=batch.source,
@@ -212,74 +201,6 @@ def make(config: Config, origin: Origin) -> Marian:
     if origin.init:
         start_from_embedding(model, origin.init)
     return Marian(model, folder, asked, config.label_smoothing)
-
-
-def new_model(shape: Model, tokenizer: Tokenizer, attention: str) -> MarianMTModel:
-    """A student with random weights, as transformers initialises them."""
-    end, pad, size = tokenizer.ids["</s>"], tokenizer.ids["<pad>"], len(tokenizer.ids)
-    config = MarianConfig(
-        vocab_size=size,
-        decoder_vocab_size=size,
-        d_model=shape.d_model,
-        encoder_layers=shape.encoder_layers,
-        decoder_layers=shape.decoder_layers,
-        encoder_attention_heads=shape.heads,
-        decoder_attention_heads=shape.heads,
-        encoder_ffn_dim=shape.ffn,
-        decoder_ffn_dim=shape.ffn,
-        activation_function="relu",
-        dropout=shape.dropout,
-        attention_dropout=0.0,
-        activation_dropout=0.0,
-        max_position_embeddings=shape.max_positions,
-        scale_embedding=True,
-        share_encoder_decoder_embeddings=True,
-        tie_word_embeddings=True,
-        static_position_embeddings=True,
-        pad_token_id=pad,
-        eos_token_id=end,
-        bos_token_id=None,
-        decoder_start_token_id=pad,
-        forced_eos_token_id=end,
-        attn_implementation=attention,
-    )
-    model = MarianMTModel(config)
-    model.generation_config = GenerationConfig(
-        pad_token_id=pad,
-        eos_token_id=end,
-        decoder_start_token_id=pad,
-        bad_words_ids=[[token] for token in sorted(tokenizer.control - {end})],
-        max_length=shape.max_positions,
-        num_beams=1,
-    )
-    return model
-
-
-def model_like(folder: Path, config: Config) -> MarianMTModel:
-    """A model of the shape that a checkpoint folder's config.json has; [model] must not say otherwise."""
-    found = MarianConfig.from_pretrained(folder, attn_implementation=attention(config))
-    asked: dict[str, Any] = {name: getattr(config.model, name) for name in config.model.model_fields_set}
-    for name, theirs in SHAPE.items():
-        if name in asked and asked[name] != getattr(found, theirs):
-            raise UsageError(
-                f"model.{name} = {asked[name]}, but {folder} has {getattr(found, theirs)}: "
-                "leave it out of the config, or start from another checkpoint"
-            )
-    if "dropout" in asked:
-        found.dropout = asked["dropout"]
-    if found.vocab_size != found.decoder_vocab_size:
-        raise EdgemtError(
-            f"{folder} has a vocabulary for each side, which edgemt does not train; use a joint one"
-        )
-    model = MarianMTModel(found)
-    if (folder / "generation_config.json").is_file():
-        model.generation_config = GenerationConfig.from_pretrained(folder)
-    return model
-
-
-def attention(config: Config) -> str:
-    """On a CPU `eager` is the faster (docs/training.md)."""
-    return "eager" if config.device == "cpu" else "sdpa"
 
 
 def prefixes(folder: Path, vocab: dict[str, int], asked: list[str]) -> dict[str, list[int]]:
