@@ -115,6 +115,6 @@ def answer_of(text: str, markup: bool) -> str:
 
 
 def translation_in(answer: str, markup: bool) -> str:
-    """The translation in an answer; with markup what `<target>` holds (its end, or all of it, may lack)."""
+    """The translation in an answer: with markup what stands in `<target>`, if it is there."""
     found = TARGET.search(answer) if markup else None
     return (found[1] if found else answer).strip()

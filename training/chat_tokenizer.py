@@ -117,9 +117,14 @@ class Chat:
         rest = self.rendered([user, {"role": "assistant", "content": answered}], False, where)
         end = self.special(rest.split(answered)[-1])[:1]
         self.before, self.after = self.special(before), self.special(after)
-        self.end: int = end[0] if end and end[0] in tokenizer.all_special_ids else self.eos(where)
+        self.end: int = end[0] if end and end[0] in self.marks() else self.eos(where)
         pad = tokenizer.pad_token_id
         self.pad: int = self.end if pad is None else int(pad)  # pyright: ignore[reportArgumentType]
+
+    def marks(self) -> set[int]:
+        """Ids of the special tokens, named by the tokenizer or not."""
+        added = self.tokenizer.added_tokens_decoder.items()
+        return {number for number, token in added if token.special}
 
     def rendered(self, messages: list[dict[str, str]], generate: bool, where: Path) -> str:
         """The template's text for the messages (transformers renders it in a sandbox)."""

@@ -1,0 +1,68 @@
+"""A tiny causal model and data for it: real clinical lines in their scenarios, and their terms."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+from pathlib import Path
+from typing import Any
+
+import torch
+from training_fixtures import CLINICAL
+
+from edgemt.training.chat_tokenizer import train_chat_tokenizer
+from edgemt.training.config import Config
+from edgemt.training.data import Pairs
+
+torch.set_num_threads(1)
+
+SHAPE = {"hidden": 64, "layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 16, "ffn": 160}
+
+
+def clinical_rows(count: int) -> list[list[str]]:
+    """Scenario, line, register, Chinese, English, split of the first lines."""
+    with gzip.open(CLINICAL, "rt", encoding="utf-8", newline="") as file:
+        reader = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+        return [row for row, _ in zip(reader, range(count), strict=False)]
+
+
+def clinical_terms() -> list[tuple[str, str]]:
+    with gzip.open(CLINICAL.with_name("terms.tsv.gz"), "rt", encoding="utf-8", newline="") as file:
+        return [(row[0], row[1]) for row in csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)]
+
+
+def clinical_pairs(count: int) -> Pairs:
+    rows = clinical_rows(count)
+    texts = [row[3] for row in rows], [row[4] for row in rows]
+    return Pairs(("zh", "en"), ["clinical"] * len(rows), texts, [row[0] for row in rows])
+
+
+def write_causal_data(directory: Path, count: int = 160, size: int = 1500) -> Path:
+    """train.tsv, dev.tsv, terms.tsv and tokenizer/."""
+    directory.mkdir()
+    pairs = clinical_pairs(count + 10)
+    lines = [
+        f"clinical\t{zh}\t{en}\t{scenario}"
+        for zh, en, scenario in zip(*pairs.texts, pairs.document, strict=True)
+    ]
+    for name, some in (("train", lines[:count]), ("dev", lines[count:])):
+        text = "\n".join(["corpus\tzh\ten\tdocument", *some])
+        (directory / f"{name}.tsv").write_text(text + "\n", encoding="utf-8")
+    terms = ["zh\ten", *(f"{zh}\t{en}" for zh, en in clinical_terms())]
+    (directory / "terms.tsv").write_text("\n".join(terms) + "\n", encoding="utf-8")
+    train_chat_tokenizer([*pairs.texts[0], *pairs.texts[1]], directory / "tokenizer", size)
+    return directory
+
+
+def causal_config(steps: int = 10, shape: dict[str, Any] | None = None, **changes: Any) -> Config:
+    values: dict[str, Any] = {
+        "precision": "fp32",
+        "label_smoothing": 0.0,
+        "evaluate_sentences": 0,
+        "model": {"family": "causal"},
+        "causal": {**SHAPE, **(shape or {})},
+        "data": {"batch_tokens": 1500},
+        "optimizer": {"rate": 3e-3},
+        "schedule": {"steps": steps, "warmup": 5, "cooldown": 0},
+    }
+    return Config.model_validate({**values, **changes})
