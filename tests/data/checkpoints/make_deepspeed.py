@@ -3,8 +3,8 @@
     pip install deepspeed==0.19.8        # with DS_BUILD_OPS=0; needs a C++ compiler and ninja
     python tests/data/checkpoints/make_deepspeed.py [OUT [CASE …]]
 
-Each case is one run of real DeepSpeed processes (gloo). `masters.json` holds 16 digits of the SHA-256 of every
-FP32 master, as the running optimizer gave it (`safe_get_full_fp32_param`): not the way a checkpoint is read.
+Each case is one run of real DeepSpeed processes (gloo). `masters.json` has 16 digits of the SHA-256 of every
+FP32 master, as the running optimizer gave it: not the way a checkpoint is read.
 DeepSpeed's CPU accelerator lists no FP16; that one check is answered "yes" here, the rest is as it comes.
 Left out of what is kept: DeepSpeed's own scripts, random states and the pickled arguments of the Trainer,
 none of which edgemt reads. SGD, where it does, saves the space of moments, which edgemt does not read either.
@@ -166,21 +166,29 @@ def train_with_transformers(out: Path, case: Case) -> None:
 
 
 def keep(out: Path, model: Any) -> None:
-    """Write the digests of the FP32 masters, asked from the optimizer, and a missing configuration."""
+    """Write the digest of every FP32 master that the optimizer has now, and a configuration if there is none.
+
+    With `round_robin_gradients`, `safe_get_full_fp32_param` of 0.19.8 gives wrong numbers. There DeepSpeed's
+    own script reads the checkpoint, and its masters, rounded, must be the running model's FP16 weights. (It
+    cannot do so everywhere: it refuses what BF16_Optimizer saves.)
+    """
     import torch
     from deepspeed.utils import safe_get_full_fp32_param
+    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
-    masters = {}
+    read = get_fp32_state_dict_from_zero_checkpoint(str(out)) if out.name == "zero2-fp16" else {}
+    digests = {}
     for name, parameter in model.named_parameters():
-        master = safe_get_full_fp32_param(parameter) if parameter.requires_grad else None
-        if master is not None:
-            halves = (master.to(half).float() for half in (torch.bfloat16, torch.float16))
-            # Softmax does not see the keys' bias: it has no gradient, and its master stays as it was rounded.
-            if master.dtype != torch.float32 or any(torch.equal(master, half) for half in halves):
-                assert name.endswith("k_proj.bias"), f"{name}: the master equals its rounding"
-            masters[name] = hashlib.sha256(master.detach().cpu().numpy().tobytes()).hexdigest()[:16]
+        if not parameter.requires_grad:
+            continue
+        master = (read[name] if read else safe_get_full_fp32_param(parameter)).detach().cpu()
+        assert not read or torch.equal(master.half(), parameter), name
+        # Softmax does not see the keys' bias: it has no gradient, and its master stays as it was rounded.
+        rounded = [master.to(half).float() for half in (torch.bfloat16, torch.float16)]
+        assert name.endswith("k_proj.bias") or not any(torch.equal(master, half) for half in rounded), name
+        digests[name] = hashlib.sha256(master.numpy().tobytes()).hexdigest()[:16]
     if torch.distributed.get_rank() == 0:
-        (out / "masters.json").write_text(json.dumps(masters, indent=0) + "\n")
+        (out / "masters.json").write_text(json.dumps(digests, indent=0) + "\n")
         if not (out / "config.json").is_file() and not (out / "adapter_config.json").is_file():
             model.config.save_pretrained(out)
     torch.distributed.barrier()
