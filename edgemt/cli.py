@@ -22,11 +22,17 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "train": Command("edgemt.training.command", "fine-tune a model with automatic mixed precision", "train"),
+    "train average": Command("edgemt.training.averaging", "average several checkpoints of one model", "train"),
+    "train compare": Command(
+        "edgemt.training.compare.command", "train in several precisions and write the comparison", "train"
+    ),
     "export": Command("edgemt.export.command", "turn a checkpoint into a bundle for a device", "export"),
     "translate": Command("edgemt.translate_command", "translate text, a file, or standard input"),
     "bench": Command("edgemt.bench.command", "measure latency against a budget"),
     "inspect": Command(
-        "edgemt.inspect_command", "show what a bundle is, its checksums and its precision by layer"
+        "edgemt.inspect_command",
+        "show what a bundle is, its checksums and its precision by layer, or what a checkpoint is",
+        "export",
     ),
     "pack": Command("edgemt.pack.command", "write a kit that installs on a device without a network"),
     "doctor": Command("edgemt.doctor.command", "say what this machine can run, and what is missing"),
@@ -51,6 +57,8 @@ def build_parser(names: list[str] | None = None) -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
+    if " ".join(argv[:2]) in COMMANDS:  # a command of two words
+        argv = [" ".join(argv[:2]), *argv[2:]]
     # Only the command asked for is imported: a device starts fast and needs no workshop package.
     named = next((word for word in argv if word in COMMANDS), None)
     parser = build_parser([named] if named else [])

@@ -1,9 +1,13 @@
-"""`edgemt inspect`: what a bundle is, its checksums, and the precision of its layers."""
+"""`edgemt inspect`: what a bundle is, its checksums, its precision by layer; or what a checkpoint is.
+
+A device inspects bundles; a checkpoint needs the extra `export`, whose packages are imported for one only.
+"""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,24 +15,67 @@ from typing import Any
 
 from edgemt.manifest import Manifest
 
+OF_CHECKPOINTS = (
+    "edgemt.export.inspect"  # of the workshop: imported for a checkpoint only, as a device has none
+)
+# How names end in a folder that is a checkpoint, and the name of a file that is one.
+CHECKPOINT_NAMES = (
+    "config.json", ".safetensors", ".bin", ".index.json", ".pt", ".pth", ".ckpt", ".tar", "latest",
+)  # fmt: skip
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "bundle", nargs="?", type=Path, help="folder or .edgemt file (default: medical zh-en)"
+        "path",
+        nargs="?",
+        type=Path,
+        metavar="PATH",
+        help="bundle (folder or .edgemt file; default: medical zh-en) or checkpoint (folder or file)",
     )
-    parser.add_argument("--json", action="store_true", help="the whole manifest as JSON")
-    parser.add_argument("--layers", action="store_true", help="list every layer with its precision")
+    parser.add_argument("--json", action="store_true", help="everything as JSON: a bundle's manifest")
+    parser.add_argument(
+        "--layers", action="store_true", help="list every layer, or every tensor of a checkpoint"
+    )
+    parser.add_argument(
+        "--config-from",
+        type=Path,
+        metavar="DIR",
+        help="folder with a checkpoint's config.json (default: its own, or the one its file lies in)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     from edgemt.bundle import open_bundle
 
-    bundle = open_bundle(args.bundle)  # every checksum is verified here
+    if args.path is not None and is_checkpoint(args.path):
+        inspect = importlib.import_module(OF_CHECKPOINTS)
+        facts = inspect.inspect(args.path, args.config_from)
+        text = [json.dumps(facts, ensure_ascii=False, indent=2)]
+        print("\n".join(text if args.json else inspect.description(facts, args.path, args.layers)))
+        return 1 if facts["problems"] else 0
+    bundle = open_bundle(args.path)  # every checksum is verified here
     if args.json:
         print(json.dumps(dataclasses.asdict(bundle.manifest), ensure_ascii=False, indent=2))
     else:
         print("\n".join(description(bundle.path, bundle.manifest, args.layers)))
     return 0
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether `path` is a checkpoint and no bundle, by names alone; of a zip, by the names in it."""
+    import zipfile
+
+    from edgemt.bundle import MANIFEST
+
+    if path.is_dir():
+        names = {file.name for file in path.iterdir()}
+        return MANIFEST not in names and any(name.endswith(CHECKPOINT_NAMES) for name in names)
+    if not path.is_file() or path.name.endswith(CHECKPOINT_NAMES):
+        return path.is_file()
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/data.pkl") for name in archive.namelist())
 
 
 def description(path: Path, manifest: Manifest, all_layers: bool) -> Iterator[str]:

@@ -92,12 +92,13 @@ def look(stored: Stored) -> Values:
     """All values of a weight, piece by piece."""
     nan, infinite, largest, is_half, is_brain = False, False, 0.0, True, True
     for piece in stored.pieces():
-        finite = np.isfinite(piece)
-        if not finite.all():
+        extreme = max(piece.max(initial=0), -piece.min(initial=0))  # NaN if there is one
+        if not np.isfinite(extreme):
             nan = nan or bool(np.isnan(piece).any())
             infinite = infinite or bool(np.isinf(piece).any())
-            piece = piece[finite]
-        largest = max(largest, float(np.abs(piece).max(initial=0)))
+            piece = piece[np.isfinite(piece)]
+            extreme = np.abs(piece).max(initial=0)
+        largest = max(largest, float(extreme))
         is_half = is_half and np.array_equal(half(piece), piece)
         is_brain = is_brain and np.array_equal(brain(piece), piece)
     return Values(nan, infinite, largest, is_half, is_brain)

@@ -6,20 +6,19 @@ import hashlib
 from collections.abc import Callable
 
 import numpy as np
+import torch
 
 from edgemt.export.checkpoints.tensors import Array, Stored
 
 
 def half(array: Array) -> Array:
     """Rounded to FP16; what is above 65504 becomes infinite."""
-    with np.errstate(over="ignore"):
-        return array.astype(np.float16).astype(np.float32)
+    return torch.from_numpy(array).half().float().numpy()
 
 
 def brain(array: Array) -> Array:
-    """Rounded to BF16, to nearest even, as torch rounds."""
-    bits = array.view(np.uint32)
-    return ((bits + 0x7FFF + ((bits >> 16) & 1)) & np.uint32(0xFFFF0000)).view(np.float32)
+    """Rounded to BF16."""
+    return torch.from_numpy(array).bfloat16().float().numpy()
 
 
 def unchanged(array: Array) -> Array:

@@ -33,6 +33,10 @@ class Stored:
     def size(self) -> int:
         return math.prod(self.shape)
 
+    @property
+    def itemsize(self) -> int:
+        return getattr(torch, self.dtype).itemsize
+
     def load(self) -> Array:
         """All its values, read now; nothing is kept."""
         array, done = np.empty(self.size, np.float32), 0
