@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -24,3 +25,11 @@ def write_checkpoint(directory: Path, family: Family, record: dict[str, Any]) ->
             save_file(weights, temporary / "model.safetensors", metadata={"format": "pt"})
             (temporary / "model.safetensors").chmod(0o644)  # safetensors writes it for its owner alone
         (temporary / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def copy_checkpoint(source: Path, target: Path) -> int:
+    """Copy a whole checkpoint directory; returns the step it is of."""
+    size = sum(file.stat().st_size for file in source.rglob("*"))
+    with replacing(target, size) as temporary:
+        shutil.copytree(source, temporary)
+    return int(json.loads((target / RECORD).read_text(encoding="utf-8"))["steps"])

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from edgemt.errors import UsageError
 from edgemt.training.average import Average
-from edgemt.training.checkpoint import write_checkpoint
+from edgemt.training.checkpoint import copy_checkpoint, write_checkpoint
 from edgemt.training.config import Config
 from edgemt.training.data import Batches, read_data
 from edgemt.training.distributed import World
@@ -268,7 +268,10 @@ class Run:
             "config": self.config.model_dump(mode="json"),
         }
 
-    def write_checkpoint(self, directory: Path) -> None:
-        """The averaged weights of now, as a checkpoint directory."""
+    def write_checkpoint(self, directory: Path, kept: Path | None = None) -> int:
+        """The averaged weights of now, or a kept checkpoint, as a checkpoint directory; returns their step."""
+        if kept:
+            return copy_checkpoint(kept, directory)
         with self.average.in_place(self.model):
             write_checkpoint(directory, self.family, self.record())
+        return self.step
