@@ -1,0 +1,1 @@
+"""`edgemt train compare`: the same training in several precisions, side by side."""
