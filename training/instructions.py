@@ -39,9 +39,10 @@ class Terms:
     """Pairs of terms, found in pairs of sentences."""
 
     def __init__(self, terms: Sequence[Sides]) -> None:
-        self.by_start: dict[str, list[Sides]] = {}
+        self.by_start: dict[str, list[tuple[Sides, Sides]]] = {}  # each as it is, and in lower case
         for pair in sorted(dict.fromkeys(terms), key=lambda pair: -len(pair[0])):
-            self.by_start.setdefault(lower(pair[0])[0], []).append(pair)
+            low = lower(pair[0]), lower(pair[1])
+            self.by_start.setdefault(low[0][0], []).append((pair, low))
 
     def find(self, texts: Sides) -> Iterator[tuple[Sides, Span, Span | None]]:
         """Each term pair on both sides, the longest first at each place, none inside another.
@@ -51,14 +52,14 @@ class Terms:
         first, second = lower(texts[0]), lower(texts[1])
         position, seen = 0, set()
         while position < len(first):
-            for pair in self.by_start.get(first[position], ()):
-                end = position + len(pair[0])
-                if not first.startswith(lower(pair[0]), position) or not is_word(first, position, end):
+            for pair, low in self.by_start.get(first[position], ()):
+                end = position + len(low[0])
+                if not first.startswith(low[0], position) or not is_word(first, position, end):
                     continue
-                places = occurrences(lower(pair[1]), second)
+                places = occurrences(low[1], second)
                 if places and pair not in seen:
                     seen.add(pair)
-                    once = len(places) == 1 and len(occurrences(lower(pair[0]), first)) == 1
+                    once = len(places) == 1 and len(occurrences(low[0], first)) == 1
                     yield pair, (position, end), places[0] if once else None
                 if places:
                     position = end - 1

@@ -1,7 +1,7 @@
 """Recipes that come with edgemt (`edgemt train --preset NAME`): a configuration for a checkpoint, and data.
 
-The files beside this one are the configurations: `NAME.FAMILY.toml`, or `NAME.FAMILY.large.toml` for a
-checkpoint of more than SMALL weights, which is trained through adapters.
+The files beside this one are the configurations: `NAME.FAMILY.toml`, and where there is one
+`NAME.FAMILY.large.toml` for a checkpoint of more than SMALL weights, which is trained through adapters.
 """
 
 from __future__ import annotations
@@ -52,4 +52,4 @@ def configuration(name: str, init: Path) -> Path:
     family = FAMILY_OF[kind]
     size = sum(math.prod(stored.shape) for stored in weights.tensors.values())
     large = Path(__file__).with_name(f"{name}.{family}.large.toml")
-    return large if size > SMALL else large.with_name(f"{name}.{family}.toml")
+    return large if size > SMALL and large.is_file() else large.with_name(f"{name}.{family}.toml")

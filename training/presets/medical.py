@@ -10,8 +10,9 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from itertools import product
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from edgemt.training.files import replacing
+from edgemt.errors import EdgemtError
 
 CORPUS = Path(__file__).resolve().parents[2] / "examples" / "medical-zh-en" / "data"
 CLINICAL, TERMS = "clinical.tsv.gz", "terms.tsv.gz"
@@ -26,16 +27,24 @@ def prepared() -> Path | None:
     digest = hashlib.sha256(b"%d" % FORM)
     for source in sources:
         digest.update(source.read_bytes())
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = cache / "edgemt" / f"medical-zh-en-{digest.hexdigest()[:12]}"
-    if not folder.is_dir():
-        with replacing(folder, 10_000_000) as temporary:
-            prepare(CORPUS, temporary)
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgemt"
+    folder = cache / f"medical-zh-en-{digest.hexdigest()[:12]}"
+    try:
+        if not folder.is_dir():
+            cache.mkdir(parents=True, exist_ok=True)
+            with TemporaryDirectory(dir=cache) as temporary:
+                prepare(CORPUS, Path(temporary) / "data")
+                os.rename(Path(temporary) / "data", folder)
+    except OSError as error:
+        if not folder.is_dir():  # else another process of the run was quicker
+            raise EdgemtError(
+                f"{folder} cannot be written ({error.strerror}): make room, or set XDG_CACHE_HOME"
+            ) from None
     return folder
 
 
 def prepare(corpus: Path, folder: Path) -> None:
-    """Write train.tsv and dev.tsv (a scenario is a document) and terms.tsv into a new `folder`.
+    """Write train.tsv, dev.tsv (a scenario is a document) and terms.tsv into a new `folder`.
 
     Training rows that share a side with a dev or test row are left out, in either direction.
     """
