@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from edgemt.export.checkpoints.forms import amp_dict, edgemt, transformers
+from edgemt.export.checkpoints.forms import accelerate, amp_dict, deepspeed, edgemt, trainer, transformers
 from edgemt.export.checkpoints.tensors import Weights
 
 
@@ -25,6 +25,9 @@ class Form(NamedTuple):
 FORMS = (
     Form("edgemt train, run", edgemt.found_run, edgemt.read_run),
     Form("edgemt train", edgemt.found_checkpoint, edgemt.read_checkpoint),
+    Form("DeepSpeed ZeRO", deepspeed.found, deepspeed.read),
+    Form("Trainer checkpoint", trainer.found, trainer.read),
+    Form("Accelerate save_state", accelerate.found, accelerate.read),
     *(Form(name, transformers.found(name), transformers.read(name)) for name in transformers.MARKERS),
     Form("torch.save file", amp_dict.found, amp_dict.read),  # of a loop of one's own, torch.amp's or Apex's
 )
