@@ -34,8 +34,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--export-checkpoint", action="store_true", help="only write the saved state's checkpoint to --out"
     )
     parser.epilog = (
-        "The command that started a run also goes on with it. --out gets the last averaged weights when the run "
-        "ends or is stopped, or with keep.best the best ones that were kept. For several processes: "
+        "The command that started a run also goes on with it. --out gets the last averaged weights when the "
+        "run ends or is stopped, or with keep.best the best ones that were kept. For several processes: "
         "torchrun --nproc-per-node N -m edgemt.cli train …"
     )
 

@@ -269,7 +269,7 @@ class Run:
         }
 
     def write_checkpoint(self, directory: Path, kept: Path | None = None) -> int:
-        """The averaged weights of now, or a kept checkpoint, as a checkpoint directory; returns their step."""
+        """The averaged weights of now, or a kept checkpoint, as a directory; returns their step."""
         if kept:
             return copy_checkpoint(kept, directory)
         with self.average.in_place(self.model):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from training_fixtures import losses, tiny_config, write_tiny_data
+from training_fixtures import losses, stop_after, tiny_config, write_tiny_data
 
 from edgemt.errors import EdgemtError, UsageError
 from edgemt.training.loop import Run
@@ -35,17 +35,6 @@ def same_weights(one: Run, other: Run) -> bool:
     pairs = zip(one.model.parameters(), other.model.parameters(), strict=True)
     averages = zip(one.average.weights.values(), other.average.weights.values(), strict=True)
     return all(torch.equal(a, b) for a, b in [*pairs, *averages])
-
-
-def stop_after(run: Run, step: int) -> None:
-    """Ask `run` to stop, as SIGTERM does, once it has done `step` steps."""
-    update = run.average.update
-
-    def update_and_stop(now: int) -> None:
-        update(now)
-        run.stopping = now >= step
-
-    run.average.update = update_and_stop  # type: ignore[method-assign]
 
 
 def test_a_stopped_run_goes_on_bit_for_bit(data: Path, uninterrupted: Run, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from edgemt.training.config import Config
+from edgemt.training.loop import Run
 from edgemt.training.vocabulary import train_vocabulary
 
 # One thread: models this small gain nothing from two, which on a busy machine only wait for each other.
@@ -48,3 +49,14 @@ def losses(directory: Path) -> dict[int, float]:
     """Loss at each step of the log; a step done twice (after a crash) counts with its last value."""
     lines = (directory / "log.jsonl").read_text(encoding="utf-8").splitlines()
     return {line["step"]: line["loss"] for line in map(json.loads, lines) if "loss" in line}
+
+
+def stop_after(run: Run, step: int) -> None:
+    """Ask `run` to stop, as SIGTERM does, once it has done `step` steps."""
+    update = run.average.update
+
+    def update_and_stop(now: int) -> None:
+        update(now)
+        run.stopping = now >= step
+
+    run.average.update = update_and_stop  # type: ignore[method-assign]
