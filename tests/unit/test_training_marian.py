@@ -1,4 +1,4 @@
-"""Training goes on from any Marian checkpoint: its shape, its tokenizer, its languages; transformers agrees."""
+"""Training goes on from any Marian checkpoint, with its shape, tokenizer and languages, as transformers does."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_what_does_not_fit_is_said(data: Path, checkpoint: Path, tmp_path: Path)
         Run(opus_config(1, data={}), data, tmp_path / "a", checkpoint).train()
     with pytest.raises(UsageError, match=r"model.d_model = 64, but .* has 32: leave it out"):
         Run(opus_config(1, model={"d_model": 64}), data, tmp_path / "b", checkpoint)
-    with pytest.raises(EdgemtError, match="no such checkpoint: .*nowhere"):
+    with pytest.raises(EdgemtError, match=r"no such checkpoint: .*nowhere"):
         Run(opus_config(1), data, tmp_path / "c", tmp_path / "nowhere")
     broken = shutil.copytree(checkpoint, tmp_path / "broken")
     weights = load_file(broken / "model.safetensors")

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -67,37 +68,47 @@ model = { d_model = 16, encoder_layers = 1, decoder_layers = 1, heads = 2, ffn =
 data = { batch_tokens = 1000 }
 optimizer = { rate = 3e-3 }
 schedule = { steps = 100000, warmup = 5, cooldown = 0 }
-every = { save_minutes = 0.0001 }
+every = { save_minutes = 0, save_steps = 1 }
 """
+# The scale falls from an overflow at the start, and grows again every few steps.
+SCALED = {
+    "precision": "fp16-o1",
+    "data": {"batch_tokens": 400, "accumulate": 2},
+    "loss_scale": {"initial": 2.0**24, "interval": 4},
+}
 
 
-def test_a_killed_run_goes_on_bit_for_bit(data: Path, uninterrupted: Run, tmp_path: Path) -> None:
-    config = tmp_path / "train.toml"
+@pytest.mark.parametrize("changes", [{}, SCALED], ids=["bf16", "fp16-o1 accumulated"])
+def test_a_killed_run_goes_on_bit_for_bit(
+    data: Path, uninterrupted: Run, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    whole, steps = uninterrupted, STEPS
+    if changes:
+        steps = 30
+        whole = Run(tiny_config(steps, **changes), data, tmp_path / "whole")
+        whole.train()
+        assert len({scale for _, scale in whole.stepper.scales}) > 2 and whole.stepper.skipped > 0
+    config, directory = tmp_path / "train.toml", tmp_path / "run"
     config.write_text(CONFIG)
-    directory = tmp_path / "run"
+    settings = [f"--set=precision={changes.get('precision', 'bf16')}"]
+    for section in ("data", "loss_scale"):
+        settings += [f"--set={section}.{key}={value}" for key, value in changes.get(section, {}).items()]
     command = [
-        sys.executable,
-        "-m",
-        "edgemt.cli",
-        "train",
-        str(config),
-        "--data",
-        str(data),
-        "--state",
-        str(directory),
+        *(sys.executable, "-m", "edgemt.cli", "train", str(config), *settings),
+        *("--data", str(data), "--state", str(directory)),
     ]
-    with subprocess.Popen(command) as process:
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
         until = time.monotonic() + 60
         while not (directory / STATE).exists() or len(losses(directory)) < 5:
             assert process.poll() is None and time.monotonic() < until
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
-    rest = Run(tiny_config(STEPS), data, directory)
-    assert 0 < rest.step < STEPS
+    rest = Run(tiny_config(steps, **changes), data, directory)
+    assert 0 < rest.step < steps
     rest.train()
-    expected = losses(uninterrupted.directory)
-    assert {step: loss for step, loss in losses(directory).items() if step <= STEPS} == expected
-    assert same_weights(rest, uninterrupted)
+    assert losses(directory) == losses(whole.directory)
+    assert rest.stepper.scales == whole.stepper.scales
+    assert same_weights(rest, whole)
 
 
 def test_a_torn_state_falls_back_to_the_one_before(data: Path, tmp_path: Path) -> None:

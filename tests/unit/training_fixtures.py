@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import gzip
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from edgemt.training.config import Config
+from edgemt.training.log import LOG, read_log
 from edgemt.training.loop import Run
 from edgemt.training.vocabulary import train_vocabulary
 
@@ -46,9 +46,10 @@ def tiny_config(steps: int, **changes: Any) -> Config:
 
 
 def losses(directory: Path) -> dict[int, float]:
-    """Loss at each step of the log; a step done twice (after a crash) counts with its last value."""
-    lines = (directory / "log.jsonl").read_text(encoding="utf-8").splitlines()
-    return {line["step"]: line["loss"] for line in map(json.loads, lines) if "loss" in line}
+    """Loss at each step of the log, which has every step once."""
+    steps = [(line["step"], line["loss"]) for line in read_log(directory / LOG) if "loss" in line]
+    assert len(dict(steps)) == len(steps)
+    return dict(steps)
 
 
 def stop_after(run: Run, step: int) -> None:

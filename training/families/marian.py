@@ -167,11 +167,14 @@ class Marian:
         return {name: tensor for name, tensor in unshared(self.model).items() if name not in computed}
 
     def write_files(self, directory: Path) -> None:
-        config = MarianConfig.from_dict({**self.model.config.to_dict(), "dtype": "float32"})
-        config.architectures = ["MarianMTModel"]
+        generation = self.model.generation_config
+        assert generation is not None
+        generation.save_pretrained(directory)
+        values = {**self.model.config.to_dict(), "architectures": ["MarianMTModel"], "dtype": "float32"}
+        # What old checkpoints have in config.json and transformers now wants in generation_config.json alone.
+        moved = {name for name in generation.to_dict() if not name.endswith("_token_id")}
+        config = MarianConfig.from_dict({name: v for name, v in values.items() if name not in moved})
         config.save_pretrained(directory)
-        assert self.model.generation_config is not None
-        self.model.generation_config.save_pretrained(directory)
         for name in TOKENIZER_FILES:
             if (self.folder / name).is_file():
                 shutil.copyfile(self.folder / name, directory / name)
