@@ -40,6 +40,8 @@ def run(args: argparse.Namespace) -> int:
     from edgemt.training.compare.report import report
     from edgemt.training.compare.run import Job, clocked, training
     from edgemt.training.compare.table import markdown
+    from edgemt.training.data import find_pairs
+    from edgemt.training.distributed import World
     from edgemt.training.files import replacing
 
     modes = asked(args.modes)
@@ -53,6 +55,8 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.steps == 0 and args.timing_rounds == 0:
         raise UsageError("with --steps 0 and --timing-rounds 0 there is nothing to compare")
+    find_pairs(args.data, "train")  # what is wrong for every mode is said before the first begins
+    World(config.device)
     job = Job(shortened(config, args.steps), args.data, args.init, args.out, args.threads)
     rounds: dict[str, list[dict[str, Any]]] = {mode: [] for mode in modes}
     for number in range(args.timing_rounds):

@@ -47,8 +47,7 @@ def page(data: dict[str, Any]) -> str:
 def loss(data: dict[str, Any]) -> str:
     """The axis is that of the modes that finished: a loss on its way to infinity leaves it at the top."""
     figure, axes = panel("step", "nats a token")
-    whole = [mode for mode, _ in trained(data) if mode["status"] == "finished"]
-    highest = max((np.nanmax(points(mode, "loss")[1]) for mode in whole), default=None)
+    seen = [points(mode, "loss")[1] for mode, _ in trained(data) if mode["status"] == "finished"]
     for mode, colour in trained(data):
         steps, values = points(mode, "loss")
         if mode["status"] == "finished":
@@ -58,8 +57,9 @@ def loss(data: dict[str, Any]) -> str:
             last = np.flatnonzero(np.isfinite(values))[-1]
             axes.plot(steps, values, color=colour, linewidth=1.2, label=mode["mode"])
             axes.plot(steps[last], values[last], "x", color=colour, markersize=8)
-    if highest is not None:
-        axes.set_ylim(top=1.05 * highest)
+    if seen:
+        low, high = np.nanmin(np.concatenate(seen)), np.nanmax(np.concatenate(seen))
+        axes.set_ylim(low - 0.05 * (high - low), high + 0.1 * (high - low))
     return svg(figure, axes, "loss") if axes.lines else ""
 
 

@@ -13,10 +13,10 @@ def rows(data: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
         "mode": [mode["mode"] for mode in data["modes"]],
         "outcome": [outcome(mode) for mode in data["modes"]],
         "peak memory, MB": [memory(mode) for mode in data["modes"]],
-        "ms a step, median (p10–p90)": [step(mode["step_ms"]) for mode in data["modes"]],
-        f"time / {data['settings']['base']} (95 %)": [ratio(mode["ratio"]) for mode in data["modes"]],
-        "target tokens/s": [number(mode["tokens_per_second"]) for mode in data["modes"]],
-        "loss at the end": [number(mode["loss"], 3) for mode in data["modes"]],
+        "ms a step (p10–p90)": [step(mode["step_ms"]) for mode in data["modes"]],
+        f"× {data['settings']['base']} (95 %)": [ratio(mode["ratio"]) for mode in data["modes"]],
+        "tokens/s": [number(mode["tokens_per_second"]) for mode in data["modes"]],
+        "loss": [number(mode["loss"], 3) for mode in data["modes"]],
         **{
             f"BLEU / chrF {direction.replace('-', '→')}": [scores(mode, direction) for mode in data["modes"]]
             for direction in directions
@@ -109,17 +109,21 @@ def notes(data: dict[str, Any]) -> list[str]:
         f"torch {data['versions']['torch']}."
     )
     if settings["timing_rounds"]:
-        of = "torch's allocator" if data["device"]["kind"] == "cuda" else "the process, torch itself included"
+        of = "torch's allocator" if data["device"]["kind"] == "cuda" else "the process, torch included"
         found.append(
-            f"Step time and memory: {settings['timing_rounds']} rounds in which the modes take turns, each "
-            f"{settings['timing_steps']} steps after {settings['warm_up']} that are not counted; the ratio "
-            "is of the same batches, with its interval by bootstrap over batches and rounds. Memory is that "
-            f"of {of}; in brackets, what the steps took above the weights and all that was there before them."
+            f"Step time: {settings['timing_rounds']} rounds in which the modes take turns, each "
+            f"{settings['timing_steps']} steps after {settings['warm_up']} that are not counted. The median, "
+            f"the middle 80 %, target tokens, and the ratio to {settings['base']} on the same batches with "
+            "its interval by bootstrap over batches and rounds."
+        )
+        found.append(
+            f"Memory: of {of}, in those rounds; in brackets, what the steps took above the weights and all "
+            "that was there before the first."
         )
     if settings["steps"]:
         found.append(
-            "BLEU and chrF: greedy translations of dev sentences with the averaged weights, the mean over "
-            "the dev corpora, at the last evaluation of the mode."
+            "Loss: the mean of the last 50 steps. BLEU and chrF: greedy translations of dev sentences with "
+            "the averaged weights, the mean over the dev corpora, at the last evaluation of the mode."
         )
     return found
 

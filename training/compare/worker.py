@@ -49,12 +49,20 @@ def work(specification: dict[str, Any]) -> int:
                 run.steps = specification["clock"]
             run.train()
         return INTERRUPTED if run.stopping else 0
-    except (torch.OutOfMemoryError, MemoryError) as error:
+    except (MemoryError, RuntimeError) as error:
+        if not no_memory(error):
+            raise
         failure, code = ("out of memory", str(error).partition("\n")[0] or "no memory left"), 1
     except EdgemtError as error:
         failure, code = ("failed", str(error)), error.exit_code
     (directory / FAILURE).write_text(json.dumps(dict(zip(("kind", "reason"), failure, strict=True))))
     return code
+
+
+def no_memory(error: MemoryError | RuntimeError) -> bool:
+    """Was there too little memory? On a CPU torch says so in the words of a RuntimeError only."""
+    kinds = (MemoryError, torch.OutOfMemoryError)
+    return isinstance(error, kinds) or "can't allocate memory" in str(error)
 
 
 if __name__ == "__main__":
