@@ -10,9 +10,7 @@ from datetime import timedelta
 from typing import Any, TypeVar, cast
 
 import torch
-from torch import Tensor, distributed, nn
-from torch._C._distributed_c10d import GradBucket
-from torch.futures import Future
+from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from edgemt.errors import EdgemtError, UsageError
@@ -44,7 +42,7 @@ class World:
         """Add up the gradients of the processes in the backward pass."""
         if self.size == 1:
             return module
-        wrapped = DistributedDataParallel(module, broadcast_buffers=False)
+        wrapped = DistributedDataParallel(module, forward_sync_buffers=False)
         wrapped.register_comm_hook(None, summed)
         return wrapped
 
@@ -80,7 +78,7 @@ class World:
             print(message, file=sys.stderr, flush=True)
 
 
-def summed(state: None, bucket: GradBucket) -> Future[Tensor]:
+def summed(state, bucket):  # no annotations: DDP refuses those that are strings
     """Sums, where DDP would take means: each loss is divided by the tokens of the whole step already."""
     work: Any = distributed.all_reduce(bucket.buffer(), async_op=True)
     return work.get_future().then(lambda done: done.value()[0])
