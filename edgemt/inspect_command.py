@@ -42,6 +42,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folder with a checkpoint's config.json (default: its own, or the one its file lies in)",
     )
+    parser.add_argument(
+        "--base",
+        type=Path,
+        metavar="CHECKPOINT",
+        help="what a LoRA adapter was trained on (default: the folder that it names)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -49,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.path is not None and is_checkpoint(args.path):
         inspect = importlib.import_module(OF_CHECKPOINTS)
-        facts = inspect.inspect(args.path, args.config_from)
+        facts = inspect.inspect(args.path, args.config_from, args.base)
         text = [json.dumps(facts, ensure_ascii=False, indent=2)]
         print("\n".join(text if args.json else inspect.description(facts, args.path, args.layers)))
         return 1 if facts["problems"] else 0

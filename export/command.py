@@ -23,6 +23,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="folder with config.json and tokenizer (default: the checkpoint's own, or its file's)",
     )
     parser.add_argument(
+        "--base",
+        type=Path,
+        metavar="CHECKPOINT",
+        help="what a LoRA adapter was trained on (default: the folder that it names)",
+    )
+    parser.add_argument(
         "-o",
         "--output",
         type=Path,

@@ -15,9 +15,9 @@ from edgemt.inspect_command import flat, size, table
 HALF = 65504  # the largest FP16 value
 
 
-def inspect(path: Path, config_from: Path | None) -> dict[str, Any]:
+def inspect(path: Path, config_from: Path | None = None, base: Path | None = None) -> dict[str, Any]:
     """All that is known of the checkpoint at `path`, as JSON. Raises EdgemtError if it cannot be read."""
-    checkpoint = open_checkpoint(path, config_from)
+    checkpoint = open_checkpoint(path, config_from, base)
     findings = checkpoint.examine()
     stored = checkpoint.stored
     return {

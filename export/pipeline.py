@@ -51,6 +51,7 @@ class Request:
     config_from: Path | None = (
         None  # None: config.json and tokenizer are where the checkpoint's form has them
     )
+    base: Path | None = None  # None: what the adapter names, if the checkpoint is one
     precision: str = "int8"  # "int8" | "fp32" | "fp16"
     scheme: str = "auto"  # a key of SCHEMES
     target: str = "onnxruntime"
@@ -142,7 +143,7 @@ def export(request: Request) -> dict[str, Any]:
     check_output(request.output, request.force)
     stage = Stages()
     with stage("reading the checkpoint"):
-        checkpoint = open_checkpoint(request.checkpoint, request.config_from)
+        checkpoint = open_checkpoint(request.checkpoint, request.config_from, request.base)
         check_architecture(checkpoint)
         checkpoint.check()
         pairs, prefixes = languages(checkpoint, request.languages)

@@ -11,10 +11,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from edgemt.errors import EdgemtError
+from edgemt.errors import EdgemtError, UsageError
 from edgemt.export.checkpoints import names, problems
 from edgemt.export.checkpoints.facts import licence, read_json, vocabulary
-from edgemt.export.checkpoints.forms import FORMS
+from edgemt.export.checkpoints.forms import FORMS, lora
 from edgemt.export.checkpoints.forms.transformers import MARKERS
 from edgemt.export.checkpoints.model import Model, model_of
 from edgemt.export.checkpoints.tensors import Loaded, Stored, Weights
@@ -125,20 +125,21 @@ class Checkpoint:
         return sorted({*ids, *banned, int(self.config["pad_token_id"])} - {int(self.config["eos_token_id"])})
 
 
-def read_checkpoint(path: Path, config_from: Path | None = None) -> Checkpoint:
+def read_checkpoint(path: Path, config_from: Path | None = None, base: Path | None = None) -> Checkpoint:
     """Open the checkpoint at `path` and check all its weights. Raises EdgemtError for whatever is wrong."""
-    checkpoint = open_checkpoint(path, config_from)
+    checkpoint = open_checkpoint(path, config_from, base)
     checkpoint.check()
     return checkpoint
 
 
-def open_checkpoint(path: Path, config_from: Path | None = None) -> Checkpoint:
+def open_checkpoint(path: Path, config_from: Path | None = None, base: Path | None = None) -> Checkpoint:
     """The checkpoint at `path`, a folder or a file that a trainer wrote; its weights are not read or checked.
 
     Its configuration and tokenizer lie in `config_from`; by default where the form has them: in the folder
-    itself, or beside the file. Raises EdgemtError in one sentence if something is missing or damaged.
+    itself, or beside the file. `base` is the checkpoint that an adapter was trained on; by default the one
+    that the adapter names. Raises EdgemtError in one sentence if something is missing or damaged.
     """
-    weights = read_weights(path)
+    weights = read_weights(path, base)
     directory = config_from or weights.directory
     config_file, generation_file = directory / "config.json", directory / "generation_config.json"
     if not config_file.is_file():
@@ -155,10 +156,17 @@ def open_checkpoint(path: Path, config_from: Path | None = None) -> Checkpoint:
     return Checkpoint(path, directory, config, generation, weights)
 
 
-def read_weights(path: Path) -> Weights:
-    """The weights of a checkpoint in any form, not loaded yet. Raises EdgemtError if no form fits."""
+def read_weights(path: Path, base: Path | None = None) -> Weights:
+    """The weights of a checkpoint in any form, not loaded yet; an adapter's are merged into its `base`.
+
+    Raises EdgemtError if no form fits.
+    """
     if not path.exists():
         raise EdgemtError(f"no such checkpoint: {path}; give the folder or the file that a trainer wrote")
+    if lora.found(path):
+        return lora.read(path, read_weights(lora.base_of(path, base)))
+    if base is not None:
+        raise UsageError(f"--base is for an adapter, and {path} is none: it has no {lora.CONFIG}")
     form = next((form for form in FORMS if form.found(path)), None)
     if form is not None:
         return form.read(path)

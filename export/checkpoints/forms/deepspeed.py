@@ -94,21 +94,42 @@ def found(path: Path) -> bool:
     """
     if path.is_file():
         return path.name.endswith(("_optim_states.pt", "_model_states.pt")) and bool(_masters(path.parent))
-    if _is_step(path) or _steps(path) or (path / "latest_universal").is_file():
+    if holds_masters(path) or _is_step(path) or (path / "latest_universal").is_file():
         return True
     return (path / "latest").is_file() and not accelerate.holds_model(path)
 
 
+def holds_masters(path: Path) -> bool:
+    """Whether the masters of a step are there, in a folder that is one or has one."""
+    latest = path / "latest"
+    tag = Path(latest.read_text(encoding="utf-8", errors="replace").strip()).name if latest.is_file() else ""
+    return bool(_masters(path) or _steps(path) or (tag and _masters(path / tag)))
+
+
 def read(path: Path) -> Weights:
-    """The masters of all ranks as weights by name. Raises EdgemtError for a part that is missing or odd."""
+    """The masters of all ranks, and what was not trained, as weights by name.
+
+    Raises EdgemtError for a part that is missing or odd.
+    """
     path = path.parent if path.is_file() else path
-    home = path.parent if _is_step(path) and (path.parent / "config.json").is_file() else path
     step = _open(_folder(path))
-    masters = dict(_sharded(step) if step.stage == 3 else _partitioned(step))
+    masters = dict(_joined(step))
     tensors = {**dict(_untrained(step)), **masters}
     for name, original in (step.models[0].get("shared_params") or {}).items():
         if original in tensors:
             tensors[name] = tensors[original]
+    return _weights(path, step, masters, tensors)
+
+
+def read_masters(path: Path) -> Weights:
+    """What was trained, and nothing else (of an adapter's run: without its base). Raises as `read` does."""
+    step = _open(_folder(path))
+    masters = dict(_joined(step))
+    return _weights(path, step, masters, masters)
+
+
+def _weights(path: Path, step: Step, masters: Mapping[str, Stored], tensors: Mapping[str, Stored]) -> Weights:
+    home = path.parent if path == step.folder and (path.parent / "config.json").is_file() else path
     facts = _facts(step, masters)
     facts |= trainer.beside(home, masters, facts.get("steps"))
     return Weights(f"DeepSpeed ZeRO-{step.stage}", tensors, step.files, facts, home)
@@ -196,6 +217,10 @@ def _open(folder: Path) -> Step:
         config if isinstance(config, Mapping) else {},
         str(first.get("ds_version", "of an unknown version")),
     )
+
+
+def _joined(step: Step) -> Iterator[tuple[str, Stored]]:
+    return _sharded(step) if step.stage == 3 else _partitioned(step)
 
 
 def _partitioned(step: Step) -> Iterator[tuple[str, Stored]]:
