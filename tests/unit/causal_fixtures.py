@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,11 @@ torch.set_num_threads(1)
 SHAPE = {"hidden": 64, "layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 16, "ffn": 160}
 
 
-def clinical_rows(count: int) -> list[list[str]]:
-    """Scenario, line, register, Chinese, English, split of the first lines."""
+def clinical_rows(count: int, begin: int = 0) -> list[list[str]]:
+    """Scenario, line, register, Chinese, English, split of some lines."""
     with gzip.open(CLINICAL, "rt", encoding="utf-8", newline="") as file:
         reader = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-        return [row for row, _ in zip(reader, range(count), strict=False)]
+        return list(islice(reader, begin, begin + count))
 
 
 def clinical_terms() -> list[tuple[str, str]]:
@@ -31,16 +32,16 @@ def clinical_terms() -> list[tuple[str, str]]:
         return [(row[0], row[1]) for row in csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)]
 
 
-def clinical_pairs(count: int) -> Pairs:
-    rows = clinical_rows(count)
+def clinical_pairs(count: int, begin: int = 0) -> Pairs:
+    rows = clinical_rows(count, begin)
     texts = [row[3] for row in rows], [row[4] for row in rows]
     return Pairs(("zh", "en"), ["clinical"] * len(rows), texts, [row[0] for row in rows])
 
 
-def write_causal_data(directory: Path, count: int = 160, size: int = 1500) -> Path:
-    """train.tsv, dev.tsv, terms.tsv and tokenizer/."""
+def write_causal_data(directory: Path, count: int = 160, size: int = 1500, begin: int = 0) -> Path:
+    """train.tsv, dev.tsv (the ten lines after it), terms.tsv and tokenizer/."""
     directory.mkdir()
-    pairs = clinical_pairs(count + 10)
+    pairs = clinical_pairs(count + 10, begin)
     lines = [
         f"clinical\t{zh}\t{en}\t{scenario}"
         for zh, en, scenario in zip(*pairs.texts, pairs.document, strict=True)

@@ -1,4 +1,4 @@
-"""Causal models: the chat template, the loss on answers alone, greedy answers, checkpoints, resuming."""
+"""Causal models: the loss on answers alone, greedy answers, checkpoints, resuming, learning."""
 
 from __future__ import annotations
 
@@ -9,21 +9,17 @@ import numpy as np
 import pytest
 import torch
 from causal_fixtures import causal_config, clinical_pairs, write_causal_data
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from safetensors.torch import save_file
-from tokenizers import Tokenizer, models
 from training_fixtures import losses
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM
 
 from edgemt.errors import EdgemtError, UsageError
-from edgemt.prompts import prompt, translation_in
-from edgemt.training.chat_tokenizer import SPECIAL, Chat, read_tokenizer
+from edgemt.prompts import translation_in
+from edgemt.training.data import read_pairs
 from edgemt.training.families import Origin
 from edgemt.training.families.causal import KINDS, CausalFamily, make
+from edgemt.training.instructions import instructions, read_terms
 from edgemt.training.loop import Run
-
-HERE = Path("here")
 
 
 @pytest.fixture(scope="module")
@@ -31,81 +27,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_causal_data(tmp_path_factory.mktemp("causal") / "data")
 
 
-@pytest.fixture(scope="module")
-def chat(data: Path) -> Chat:
-    return Chat(read_tokenizer(data / "tokenizer"), data / "tokenizer")
-
-
 def new_family(data: Path, kind: str = "hunyuan_v1_dense", tie: bool = True) -> CausalFamily:
     torch.manual_seed(3)
     return make(causal_config(shape={"kind": kind, "tie": tie}), Origin(data, None))
-
-
-# The tokenizer
-
-
-def test_ids_are_those_of_the_chat_template(data: Path, chat: Chat) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(data / "tokenizer")
-    question = prompt("您今天看什么科？", "zh", "en", context=["大爷，您好。"])
-    messages = [{"role": "user", "content": question}]
-    asked = chat.prompts([question])[0]
-    assert asked == tokenizer.apply_chat_template(messages, add_generation_prompt=True)
-    messages.append({"role": "assistant", "content": "Which department?"})
-    whole = tokenizer.apply_chat_template(messages)
-    assert [*asked, *chat.answers(["Which department?"])[0]] == whole[:-1]  # then the template ends the turn
-    assert tokenizer.convert_ids_to_tokens([whole[0], chat.end, chat.pad]) == [
-        SPECIAL[0],
-        SPECIAL[4],
-        SPECIAL[1],
-    ]
-    assert (tokenizer.bos_token_id, tokenizer.eos_token_id) == (whole[0], chat.end)
-
-
-@given(text=st.one_of(st.text(), st.sampled_from(SPECIAL).map(lambda mark: f"a{mark}b")))
-@settings(max_examples=200)
-def test_any_text_survives_and_none_spells_a_special_token(chat: Chat, text: str) -> None:
-    ids = chat.answers([text])[0]
-    assert ids[-1] == chat.end
-    assert not set(ids[:-1]) & chat.marks()
-    assert chat.decode(ids) == text.strip()
-    assert len(chat.prompts([text])[0]) == len(ids) - 1 + len(chat.before) + len(chat.after)
-
-
-CHATML = (
-    "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nYou translate.<|im_end|>\n{% endif %}"
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-
-
-def foreign_tokenizer(template: str | None, **special: str) -> PreTrainedTokenizerFast:
-    tokenizer = Tokenizer(models.BPE({chr(code): code for code in range(128)}, []))
-    tokenizer.add_special_tokens(["<|im_start|>", "<|im_end|>"])
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, chat_template=template, **special)
-
-
-def test_an_answer_ends_as_the_checkpoints_template_ends_it() -> None:
-    tokenizer = foreign_tokenizer(CHATML)
-    chat = Chat(tokenizer, HERE)
-    system = "<|im_start|>system\nYou translate.<|im_end|>\n"
-    asked = f"{system}<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
-    assert chat.prompts(["Hi"])[0] == tokenizer.encode(asked)
-    assert tokenizer.convert_ids_to_tokens(chat.end) == "<|im_end|>" and chat.pad == chat.end
-
-
-@pytest.mark.parametrize(
-    ("template", "message"),
-    [
-        (None, "does not work"),
-        ("{{ messages[0]['content'].__class__.__mro__ }}", "does not work"),  # the sandbox refuses
-        ("{{ raise_exception('no users') }}", "no users"),
-        ("nothing", "does not hold each message once"),
-        ("{% for m in messages %}{{ m['content'] }}{% endfor %}", "names no eos_token"),
-    ],
-)
-def test_a_template_that_cannot_be_used_is_refused(template: str | None, message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        Chat(foreign_tokenizer(template), HERE)
 
 
 # Examples and loss
@@ -282,3 +206,29 @@ def test_a_run_learns_and_a_stopped_one_goes_on_bit_for_bit(data: Path, tmp_path
         torch.equal(a, b) for a, b in zip(rest.model.parameters(), whole.model.parameters(), strict=True)
     )
     assert losses(tmp_path / "whole")[24] < 0.85 * losses(tmp_path / "whole")[1]
+
+
+def test_twenty_pairs_are_learnt_with_terms_context_and_tags(tmp_path: Path) -> None:
+    """A new HunYuanDenseV1, until it answers every prompt it was trained on as it was taught."""
+    data = write_causal_data(tmp_path / "data", count=20, size=900, begin=734)
+    config = causal_config(
+        200,
+        shape={"prompts": {"terminology": 0.5, "context": 0.4, "formatted": 0.3}},
+        optimizer={"rate": 3e-3, "weight_decay": 0.0},
+        schedule={"steps": 200, "warmup": 20, "cooldown": 50},
+        ema_decay=0.0,
+    )
+    run = Run(config, data, tmp_path / "state")
+    run.train()
+    run.write_checkpoint(tmp_path / "out")
+    family = make(causal_config(), Origin(None, tmp_path / "out"))
+    family.model.eval()
+    terms = read_terms(data / "terms.tsv", ("zh", "en"))
+    prompts = config.causal.prompts
+    taught = list(
+        instructions(read_pairs(data / "train.tsv"), range(20), [0, 1], terms, prompts, config.seed)
+    )
+    for mark, least in (("参考下面", 10), ("参考上面", 8), ("<source>", 8)):
+        assert sum(mark in example.prompt for example in taught) >= least
+    answers = family.answer([example.prompt for example in taught], [120] * len(taught))
+    assert answers == [example.answer for example in taught]

@@ -151,8 +151,9 @@ class CausalFamily:
 
     def summed_loss(self, model: nn.Module, batch: CausalBatch) -> Tensor:
         """The head sees only what predicts a token of an answer."""
-        hidden = model.model(input_ids=batch.ids, use_cache=False).last_hidden_state
-        logits = model.lm_head(hidden[batch.predicts])
+        causal: Any = model
+        hidden = causal.model(input_ids=batch.ids, use_cache=False).last_hidden_state
+        logits = causal.lm_head(hidden[batch.predicts])
         return functional.cross_entropy(
             logits.float(), batch.labels, label_smoothing=self.config.label_smoothing, reduction="sum"
         )
@@ -166,6 +167,7 @@ class CausalFamily:
         rows = self.chat.prompts(prompts)
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
         answers = [""] * len(rows)
+        model: Any = self.model
         for begin in range(0, len(order), batch_size):
             chosen = order[begin : begin + batch_size]
             width = max(len(rows[i]) for i in chosen)
@@ -181,9 +183,9 @@ class CausalFamily:
                 pad_token_id=self.chat.pad,
             )
             with torch.inference_mode():
-                output: Any = self.model.generate(
-                    ids.to(self.model.device),
-                    attention_mask=mask.long().to(self.model.device),
+                output = model.generate(
+                    ids.to(model.device),
+                    attention_mask=mask.long().to(model.device),
                     generation_config=greedy,
                     use_model_defaults=False,  # the checkpoint's may sample
                 )
