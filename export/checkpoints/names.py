@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 
 from edgemt.errors import EdgemtError
 from edgemt.export.checkpoints.model import Model
@@ -17,18 +17,16 @@ FORGOTTEN = "rotary_emb.inv_freq"  # old Llama checkpoints store it, and no mode
 def plain(tensors: Mapping[str, Stored], known: Mapping[str, object] | None = None) -> dict[str, Stored]:
     """The weights without the prefixes of wrappers, DDP's `module.` among them.
 
-    The commonest first part (the attribute of a wrapper class, as in `net.lm_head.weight`) goes too, if more
-    names are `known` without it. Raises EdgemtError if two weights would get one name.
+    Whatever else stands before most names that are `known` (`net.`, the attribute of a wrapper class) goes
+    too. Raises EdgemtError if two weights would get one name.
     """
     names = {name: ".".join(part for part in name.split(".") if part not in WRAPPERS) for name in tensors}
     while names and all(name.startswith("module.") for name in names.values()):
         names = {old: new.removeprefix("module.") for old, new in names.items()}
-    while known and names:
-        first, _ = Counter(name.partition(".")[0] for name in names.values()).most_common(1)[0]
-        shorter = {old: new.removeprefix(f"{first}.") for old, new in names.items()}
-        if _count(shorter.values(), known) <= _count(names.values(), known):
-            break
-        names = shorter
+    if known:
+        before = Counter(prefix for name in names.values() for prefix in _prefixes(name, known))
+        prefix = max(before, key=lambda prefix: (before[prefix], -len(prefix)), default="")
+        names = {old: new.removeprefix(prefix) for old, new in names.items()}
     twice = [name for name, count in Counter(names.values()).items() if count > 1]
     if twice:
         raise EdgemtError(
@@ -38,8 +36,13 @@ def plain(tensors: Mapping[str, Stored], known: Mapping[str, object] | None = No
     return {names[name]: stored for name, stored in tensors.items() if not name.endswith(FORGOTTEN)}
 
 
-def _count(names: Iterable[str], known: Mapping[str, object]) -> int:
-    return sum(name in known for name in names)
+def _prefixes(name: str, known: Mapping[str, object]) -> Iterator[str]:
+    """What stands before a known name at the end of this one; "" if it is known itself."""
+    parts = name.split(".")
+    for first in range(len(parts)):
+        rest = ".".join(parts[first:])
+        if rest in known:
+            yield name.removesuffix(rest)
 
 
 def once(tensors: Mapping[str, Stored], model: Model) -> dict[str, Stored]:

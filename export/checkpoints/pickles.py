@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,11 @@ def load_pickle(path: Path, inert: Iterable[str] = ()) -> Any:
     prefixes, stands = (*INERT, *inert), {}
     while True:
         try:
-            with torch.serialization.safe_globals([(stand, name) for name, stand in stands.items()]):
+            allowed = torch.serialization.safe_globals([(stand, name) for name, stand in stands.items()])
+            with (
+                allowed,
+                warnings.catch_warnings(action="ignore"),
+            ):  # what torch warns of, we refuse or can read
                 return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip(path))
         except pickle.UnpicklingError as error:
             named = CULPRIT.search(str(error))

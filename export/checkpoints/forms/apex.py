@@ -14,6 +14,7 @@ As its sources say, up to the removal of amp in 2025:
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 import torch
@@ -40,7 +41,7 @@ def weights(
     facts, masters = {"written_by": "Apex", **scale(loaded)}, {}
     for part in _parts(loaded):
         for key in LISTS:
-            if groups := _groups(part.get(key)):
+            if groups := _groups(part.get(key), _sizes(loaded)):
                 masters |= match(model, groups, f"FP32 master in {file} ({key})")
         if isinstance(part.get(FLAT), list):
             masters |= match_flat(model, part[FLAT], f"FP32 master in {file} ({FLAT})")
@@ -78,9 +79,20 @@ def _parts(loaded: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     yield from (part for part in loaded.values() if isinstance(part, Mapping))
 
 
-def _groups(value: Any) -> list[list[torch.Tensor]]:
+def _sizes(loaded: Mapping[str, Any]) -> list[int]:
+    """How many parameters are in each group of the optimizer, if its state was saved too."""
+    groups = (part["param_groups"] for part in _parts(loaded) if isinstance(part.get("param_groups"), list))
+    return [len(group["params"]) for group in next(groups, [])]
+
+
+def _groups(value: Any, sizes: list[int]) -> list[list[torch.Tensor]]:
     """Lists of tensors, one a parameter group; [] if that is not what `value` is."""
-    groups = value if isinstance(value, list) and value and isinstance(value[0], list) else [value]
+    if not isinstance(value, list) or not value:
+        return []
+    groups = value if isinstance(value[0], list) else [value]
+    if len(groups) == 1 and sum(sizes) == len(value):
+        items = iter(value)  # the list of amp.master_params: all groups, one after the other
+        groups = [list(islice(items, size)) for size in sizes]
     tensors = all(
         isinstance(group, list) and group and all(isinstance(item, torch.Tensor) for item in group)
         for group in groups

@@ -46,7 +46,11 @@ def read_run(path: Path) -> Weights:
             "edgemt train --export-checkpoint --out DIR, and give that"
         )
     model, average = state.get("model", {}), state["average"]
-    tensors = {name: of_tensor(tensor, f"{STATE} (model)") for name, tensor in model.items()}
+    averaged = {
+        model[name].data_ptr() for name in average if name in model
+    }  # under all names that share them
+    rest = {name: tensor for name, tensor in model.items() if tensor.data_ptr() not in averaged}
+    tensors = {name: of_tensor(tensor, f"{STATE} (model)") for name, tensor in rest.items()}
     tensors |= {name: of_tensor(tensor, f"{STATE} (FP32 average)") for name, tensor in average.items()}
     return Weights("edgemt train, run", tensors, (path / STATE,), _facts(state), path / MODEL)
 
