@@ -13,13 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from training_fixtures import tiny_config, write_tiny_data
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from edgemt.cli import main
 from edgemt.errors import UsageError
 from edgemt.training.compare import report, run, table
 from edgemt.training.compare.page import page
 from edgemt.training.compare.worker import FAILURE, work
+from edgemt.training.config import load_config
+from edgemt.training.families.causal import KINDS, SHAPE
 from edgemt.training.log import LOG, read_log
 
 CONFIG = """
@@ -218,3 +222,18 @@ def test_an_interrupted_comparison_goes_on_where_it_was(folder: Path, tmp_path: 
     subprocess.run(start, env=environment, check=True, capture_output=True)
     steps = [line["step"] for line in read_log(log) if "event" not in line]
     assert steps == list(range(1, 401)) and (tmp_path / "report.json").exists()
+
+
+def test_the_gpu_configurations_are_what_they_say() -> None:
+    """The full shape has the 1.79 billion weights of HY-MT1.5-1.8B; both files have only keys that exist."""
+    folder = Path(__file__).parents[2] / "benchmarks" / "training"
+    config = load_config(folder / "hy-1.8b.toml")
+    values = {theirs: getattr(config.causal, ours) for ours, theirs in SHAPE.items() if ours != "kind"}
+    kind = config.causal.kind
+    with torch.device("meta"):  # the shape without its 7 GB
+        model = AutoModelForCausalLM.from_config(
+            AutoConfig.for_model(kind, **values, **KINDS[kind](config.causal))
+        )
+    assert sum(p.numel() for p in model.parameters()) == 1_791_080_448
+    assert (config.device, config.ema_decay) == ("cuda", 0)
+    assert load_config(folder / "student.toml").schedule.steps == 3000
