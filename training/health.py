@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.hooks import RemovableHandle
 
-WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.")  # of torch.compile and checkpoint_wrapper
+# What torch.compile, torch's checkpoint_wrapper and peft put into a module's path.
+WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.", "base_model.model.")
 
 
 @dataclass(frozen=True)

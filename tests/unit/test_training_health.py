@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
@@ -177,6 +178,11 @@ def test_a_compiled_model_is_looked_into(marian: MarianMTModel) -> None:
     assert found(torch.compile(marian, backend="eager")).module == FC2  # pyright: ignore
     marian.model.decoder.layers[1] = torch.compile(marian.model.decoder.layers[1], backend="eager")
     assert found(marian).module == FC2
+
+
+def test_adapters_leave_no_trace_in_the_name(marian: MarianMTModel) -> None:
+    overflow_in_fc2(marian)
+    assert found(get_peft_model(marian, LoraConfig(target_modules=["q_proj"], r=2))).module == FC2
 
 
 @pytest.mark.parametrize("reentrant", [True, False])
