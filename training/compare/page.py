@@ -48,11 +48,12 @@ def loss(data: dict[str, Any]) -> str:
     """The axis is that of the modes that finished: a loss on its way to infinity leaves it at the top."""
     figure, axes = panel("step", "nats a token")
     seen = [points(mode, "loss")[1] for mode, _ in trained(data) if mode["status"] == "finished"]
-    for mode, colour in trained(data):
+    # The first is the widest, so that curves which lie on each other can all be seen.
+    for (mode, colour), width in zip(trained(data), (4.5, 3.0, 1.8, 0.9), strict=False):
         steps, values = points(mode, "loss")
         if mode["status"] == "finished":
             axes.plot(steps, values, color=colour, linewidth=0.5, alpha=0.3)
-            axes.plot(steps, smooth(values), color=colour, linewidth=1.6, label=mode["mode"])
+            axes.plot(steps, smooth(values), color=colour, linewidth=width, label=mode["mode"])
         elif np.isfinite(values).any():
             last = np.flatnonzero(np.isfinite(values))[-1]
             axes.plot(steps, values, color=colour, linewidth=1.2, label=mode["mode"])

@@ -27,7 +27,8 @@ modes       in the order asked for, each:
   scores        {"corpus xx-yy": {"bleu", "chrf", "sentences"}} at the last evaluation; or {}
   scored_at     the step of that evaluation, or null
   steps, skipped_steps        of the training; 0 if there was none
-  loss          mean of the last LAST_STEPS finite losses, nats a target token with label smoothing; or null
+  loss          mean of the last finite losses, a quarter of them and at most LAST_STEPS, nats a target token
+                with label smoothing; or null
   loss_scale    of the last step, or null without scaling
   first_scale   of the first step, or null
   curve         {"step", "loss", "scale", "gradient_norm"}: lists of equal length, null where not finite;
@@ -123,7 +124,7 @@ def row(
         "scored_at": evaluated.get("step"),
         "steps": steps[-1]["step"] if steps else 0,
         "skipped_steps": steps[-1]["skipped"] if steps else 0,
-        "loss": fmean(losses[-LAST_STEPS:]) if losses else None,
+        "loss": fmean(losses[-min(LAST_STEPS, -(-len(losses) // 4)) :]) if losses else None,
         "loss_scale": steps[-1]["scale"] if scaled else None,
         "first_scale": steps[0]["scale"] if scaled else None,
         "curve": curve(steps),
