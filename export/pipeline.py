@@ -146,6 +146,8 @@ def export(request: Request) -> dict[str, Any]:
         checkpoint = open_checkpoint(request.checkpoint, request.config_from, request.base)
         check_architecture(checkpoint)
         checkpoint.check()
+        if (masters := str(checkpoint.amp.get("masters"))).startswith("none"):
+            print(f"edgemt export: warning: FP32 masters of {checkpoint.form}: {masters}", file=sys.stderr)
         pairs, prefixes = languages(checkpoint, request.languages)
     with stage("building the canonical graphs"):
         canonical = build(checkpoint, prefixes)

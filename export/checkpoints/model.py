@@ -24,6 +24,12 @@ class Model:
     computed: frozenset[str]  # by a formula, so that a checkpoint may leave them out
 
 
+def architecture(config: Mapping[str, Any]) -> str:
+    """The first architecture that a config.json names; "?" if it names none."""
+    named = config.get("architectures")
+    return str(named[0]) if isinstance(named, list) and named else "?"
+
+
 def model_of(config: Mapping[str, Any], where: Path) -> Model | None:
     """The model of a config.json at `where`; None if transformers does not know its architecture.
 
@@ -31,8 +37,8 @@ def model_of(config: Mapping[str, Any], where: Path) -> Model | None:
     """
     import transformers
 
-    architecture = str((config.get("architectures") or ["?"])[0])
-    kind = getattr(transformers, architecture, None)
+    name = architecture(config)
+    kind = getattr(transformers, name, None)
     if not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):
         return None
     try:
@@ -40,16 +46,16 @@ def model_of(config: Mapping[str, Any], where: Path) -> Model | None:
             empty = kind(kind.config_class.from_dict(dict(config)))  # pyright: ignore[reportOptionalMemberAccess]
     except Exception as error:  # whatever a wrong number in the file runs into
         raise EdgemtError(
-            f"{where} is not the configuration of a {architecture} ({first_line(error)}); copy it again"
+            f"{where} is not the configuration of a {name} ({first_line(error)}); copy it again"
         ) from None
     empty.tie_weights()
     state = empty.state_dict(keep_vars=True)
     names: dict[int, list[str]] = defaultdict(list)
-    for name, tensor in state.items():
-        names[id(tensor)].append(name)
+    for key, tensor in state.items():
+        names[id(tensor)].append(key)
     formulas = [re.compile(pattern) for pattern in kind._keys_to_ignore_on_load_missing or ()]
     return Model(
-        {name: tuple(tensor.shape) for name, tensor in state.items()},
+        {key: tuple(tensor.shape) for key, tensor in state.items()},
         tuple(tuple(group) for group in names.values() if len(group) > 1),
-        frozenset(name for name in state if any(formula.search(name) for formula in formulas)),
+        frozenset(key for key in state if any(formula.search(key) for formula in formulas)),
     )

@@ -16,7 +16,7 @@ from edgemt.export.checkpoints import names, problems
 from edgemt.export.checkpoints.facts import licence, read_json, vocabulary
 from edgemt.export.checkpoints.forms import FORMS, lora
 from edgemt.export.checkpoints.forms.transformers import MARKERS
-from edgemt.export.checkpoints.model import Model, model_of
+from edgemt.export.checkpoints.model import Model, architecture, model_of
 from edgemt.export.checkpoints.tensors import Loaded, Stored, Weights
 
 SPECIAL = re.compile(r">>.+<<|<pad>|<unk>|<s>")
@@ -46,7 +46,7 @@ class Checkpoint:
 
     @property
     def architecture(self) -> str:
-        return str((self.config.get("architectures") or ["?"])[0])
+        return architecture(self.config)
 
     @property
     def amp(self) -> Mapping[str, Any]:
@@ -103,17 +103,21 @@ class Checkpoint:
         """How it was trained and where the weights come from: the manifest's provenance.training."""
         return {**self.amp, "weights": self.sources}
 
+    def check_config(self) -> None:
+        """Raise EdgemtError if config.json is not that of a model which transformers has."""
+        if self.model is None:
+            raise EdgemtError(
+                f"{self.directory / 'config.json'} names the architecture {self.architecture}, which "
+                "transformers does not know; give a checkpoint of one that it has"
+            )
+
     def examine(self) -> problems.Findings:
         """Look at all weights, and name whatever is wrong with them."""
         return problems.examine(self.named, self.model)
 
     def check(self) -> None:
         """Raise EdgemtError with all that is wrong with the weights, if anything is."""
-        if self.model is None:
-            raise EdgemtError(
-                f"{self.directory / 'config.json'} names the architecture {self.architecture}, which "
-                "transformers does not know; give a checkpoint of one that it has"
-            )
+        self.check_config()
         findings = self.examine()
         if findings.problems:
             raise EdgemtError(f"the weights in {self.path} cannot be used, {findings}")

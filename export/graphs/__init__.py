@@ -21,7 +21,9 @@ ARCHITECTURES = {"MarianMTModel": "edgemt.export.graphs.marian"}
 
 def check_architecture(checkpoint: Checkpoint) -> None:
     """Raise EdgemtError if there are no canonical graphs for this configuration; no weight is read."""
-    _module(checkpoint).shape_of(checkpoint)
+    module = _module(checkpoint)
+    checkpoint.check_config()
+    module.shape_of(checkpoint)
 
 
 def build(checkpoint: Checkpoint, source_prefix: dict[str, list[int]]) -> Canonical:

@@ -48,8 +48,11 @@ def shape_of(checkpoint: Checkpoint) -> Shape:
         )
     except KeyError as error:
         raise EdgemtError(f"{where} lacks {error}; give a complete Marian checkpoint") from None
-    if d % shape.encoder_heads or d % shape.decoder_heads:
-        raise EdgemtError(f"{where}: d_model {d} is not a multiple of the number of attention heads")
+    for key in ("pad_token_id", "eos_token_id", "decoder_start_token_id"):
+        if not isinstance(config.get(key), int):
+            raise EdgemtError(
+                f"{where} has no {key}, nor has generation_config.json; give a complete checkpoint"
+            )
     return shape
 
 

@@ -86,6 +86,15 @@ def test_o2_masters_that_the_loop_saved(o2: ApexO2, folder: Path, key: str, hook
     assert_exported(read, o2.named_masters())
 
 
+def test_without_scaling_the_level_is_not_known(o2: ApexO2, base: Path, folder: Path) -> None:
+    amp = {"loss_scaler0": {"loss_scale": 1.0, "unskipped": 0}}
+    full = TorchAmp(base).model.state_dict()
+    for model, form in ((o2.state_dict(), "Apex O2 or O3 without masters"), (full, "Apex O0 or O1")):
+        torch.save({"model": model, "amp": amp}, folder / "amp.pt")
+        read = read_checkpoint(folder / "amp.pt")
+        assert read.form == form and "precision" not in read.amp
+
+
 def test_o2_without_masters_says_that_its_weights_are_rounded(o2: ApexO2, folder: Path) -> None:
     saved = {"model": o2.state_dict(), "optimizer": o2.optimizer.state_dict(), "amp": AMP}
     torch.save(saved, folder / "amp.pt")

@@ -122,7 +122,16 @@ BAD: dict[str, tuple[Callable[[Path], object], list[str]]] = {
         lambda c: (c / "config.json").write_text('{"architectures": ["MarianMTModel"], "vocab_size": 9}'),
         ["config.json", "lacks"],
     ),
-    "heads": (lambda c: change_config(c, encoder_attention_heads=5), ["config.json", "multiple"]),
+    "heads": (
+        lambda c: change_config(c, encoder_attention_heads=5),
+        ["config.json", "MarianMTModel", "divisible"],
+    ),
+    "a word for a number": (lambda c: change_config(c, d_model="x"), ["config.json", "MarianMTModel"]),
+    "no end token": (
+        lambda c: (change_config(c, eos_token_id=None), (c / "generation_config.json").unlink()),
+        ["config.json", "eos_token_id"],
+    ),
+    "architectures": (lambda c: change_config(c, architectures={}), ["config.json", "architecture ?"]),
     "no tokenizer": (
         lambda c: ((c / "source.spm").unlink(), (c / "vocab.json").unlink()),
         ["lacks source.spm, vocab.json", "tokenizer"],
@@ -134,6 +143,13 @@ BAD: dict[str, tuple[Callable[[Path], object], list[str]]] = {
             (c / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-1.safetensors"}}'),
         ),
         ["lacks model-1.safetensors"],
+    ),
+    "shard without a name": (
+        lambda c: (
+            (c / "model.safetensors").unlink(),
+            (c / "model.safetensors.index.json").write_text('{"weight_map": {"a": 5}}'),
+        ),
+        ["index.json", "weight_map"],
     ),
 }
 

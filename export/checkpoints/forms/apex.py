@@ -51,14 +51,15 @@ def weights(
             "masters": f"FP32 masters of {len(masters)} weights, from the optimizer",
         }
         return "Apex O2 with masters", {**model, **masters}, facts
+    scaled = facts.get("loss_scale") != 1.0  # O3 (pure FP16) and O0 (FP32) have no scaling by default
     if all(_is_half(stored) for stored in model.values() if len(stored.shape) > 1):
-        facts |= {"precision": "fp16-o2", "masters": "none found: the weights are rounded to FP16"}
-        return "Apex O2 without masters", dict(model), facts
-    return (
-        "Apex O1",
-        dict(model),
-        {**facts, "precision": "fp16-o1", "masters": "the model's own FP32 weights"},
-    )
+        facts["masters"] = "none found: the weights are rounded to FP16"
+        form, precision = ("O2", "fp16-o2") if scaled else ("O2 or O3", None)
+        form += " without masters"
+    else:
+        facts["masters"] = "the model's own FP32 weights"
+        form, precision = ("O1", "fp16-o1") if scaled else ("O0 or O1", None)
+    return f"Apex {form}", dict(model), facts | ({"precision": precision} if precision else {})
 
 
 def scale(loaded: Mapping[str, Any]) -> dict[str, Any]:

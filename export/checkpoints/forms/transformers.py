@@ -62,7 +62,7 @@ def shards(file: Path) -> list[Path]:
     if file.suffix != ".json":
         return [file]
     index = read_json(file).get("weight_map")
-    if not isinstance(index, dict) or not index:
+    if not isinstance(index, dict) or not index or not all(isinstance(name, str) for name in index.values()):
         raise EdgemtError(f"{file} has no weight_map; copy the checkpoint again")
     files = [file.parent / Path(name).name for name in sorted(set(index.values()))]
     missing = [file.name for file in files if not file.is_file()]
