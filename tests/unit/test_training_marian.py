@@ -1,4 +1,4 @@
-"""Training goes on from any Marian checkpoint, with its shape, tokenizer and languages, as transformers does."""
+"""Training goes on from any Marian checkpoint, with its shape, tokenizer and languages."""
 
 from __future__ import annotations
 
