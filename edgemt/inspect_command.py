@@ -20,7 +20,7 @@ OF_CHECKPOINTS = (
 )
 # How names end in a folder that is a checkpoint, and the name of a file that is one.
 CHECKPOINT_NAMES = (
-    "config.json", ".safetensors", ".bin", ".index.json", ".pt", ".pth", ".ckpt", ".tar", "latest",
+    "config.json", ".safetensors", "model.bin", ".index.json", ".pt", ".pth", ".ckpt", ".tar", "latest",
 )  # fmt: skip
 
 

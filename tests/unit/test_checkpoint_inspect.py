@@ -134,6 +134,9 @@ def test_an_architecture_that_transformers_does_not_know(
 def test_what_is_no_checkpoint(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "notes.txt").write_text("hello")
     assert "is not an intact bundle" in sentence(capsys, tmp_path / "notes.txt")
+    (tmp_path / "bundle").mkdir()  # one that lost its manifest
+    (tmp_path / "bundle" / "weights.bin").write_bytes(b"\0" * 20)
+    assert "is not a bundle (it has no manifest.json)" in sentence(capsys, tmp_path / "bundle")
     (tmp_path / "x.pt").write_text("hello")
     assert "neither safetensors nor a file that torch.save wrote" in sentence(capsys, tmp_path / "x.pt")
     (tmp_path / "x.safetensors").write_bytes(b"\0" * 20)
