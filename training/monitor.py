@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from pathlib import Path
@@ -39,6 +38,8 @@ class Monitor:
         if self.world.first:
             self.log = Log(self.directory, self.begun_at)
             self.open.callback(self.log.close)
+            self.bar = Bar(self.config.schedule.steps, self.begun_at)
+            self.open.callback(self.bar.close)
         if self.config.watch_activations:
             self.watch = self.open.enter_context(Watch(self.model))
         self.event(
@@ -55,8 +56,6 @@ class Monitor:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.bar is not None:
-            self.bar.close()
         self.open.close()
 
     def event(self, step: int, name: str, **values: Any) -> None:
@@ -64,11 +63,9 @@ class Monitor:
             self.log.event(step, name, **values)
 
     def say(self, text: str) -> None:
-        """A line for the user, above the bar if there is one."""
+        """A line for the user, above the bar."""
         if self.bar is not None:
             self.bar.say(text)
-        elif self.world.first:
-            print(text, file=sys.stderr, flush=True)
 
     def after_step(
         self,
@@ -95,7 +92,9 @@ class Monitor:
         sentences = line.pop("sentences")
         if self.log is not None:
             self.log.step(step, **line)
-            self.show(step, last_step, outcome, line)
+        if self.bar is not None:
+            shown = {key: line[key] for key in ("scale", "skipped", "tokens_per_second", "memory_mb")}
+            self.bar.update(step, last_step, loss=None if outcome.skipped else line["loss"], **shown)
         if not self.cautioned and (text := caution_for_batch(self.config.precision, sentences)):
             self.cautioned = True
             self.say(f"step {step}: {text}")
@@ -103,12 +102,6 @@ class Monitor:
         if culprit is not None or outcome.skipped:
             self.name(step, outcome, skipped[1], culprit)
         self.judge(step, line["loss"], outcome, skipped[1])
-
-    def show(self, step: int, last_step: int, outcome: Outcome, line: dict[str, Any]) -> None:
-        if self.bar is None:
-            self.bar = Bar(last_step, self.begun_at)
-        shown = {key: line[key] for key in ("scale", "skipped", "tokens_per_second", "memory_mb")}
-        self.bar.update(step, last_step, loss=None if outcome.skipped else line["loss"], **shown)
 
     def culprit(self, outcome: Outcome, replays: Iterable[Callable[[], Tensor]]) -> Culprit | None:
         """The first bad tensor of the step, in whichever process it was."""

@@ -26,9 +26,9 @@ def caution(precision: str) -> str | None:
     if precision != "fp16-pure":
         return None
     return (
-        "warning: fp16-pure has no master weights and no loss scaling: small updates are rounded away, "
-        "small gradients are zero, and so is AdamW's epsilon of 1e-8; it is here for comparison, so use "
-        "fp16-o1 or bf16"
+        "warning: fp16-pure has no master weights and no loss scaling: small updates are rounded away, and "
+        "what AdamW keeps of the square of a gradient below about 0.001 is zero, so that it divides by next "
+        "to nothing; it is here for comparison, so use fp16-o1 or bf16"
     )
 
 

@@ -45,7 +45,7 @@ def test_every_precision_learns(data: Path, tmp_path: Path, precision: str) -> N
 def test_pure_fp16_breaks_as_it_does_in_the_literature(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """AdamW's epsilon, 1e-8, is zero in FP16: the first gradient that underflows divides zero by zero."""
+    """Squares of small gradients are zero in FP16: AdamW divides by its epsilon, and the weights take off."""
     run = Run(tiny_config(80, precision="fp16-pure"), data, tmp_path)
     assert {p.dtype for p in run.parameters} == {torch.float16}
     assert {w.dtype for w in run.average.weights.values()} == {torch.float32}
@@ -59,7 +59,7 @@ def test_pure_fp16_breaks_as_it_does_in_the_literature(
     first = events(tmp_path, "not_finite")[0]
     assert first["step"] == diverged["step"] - 29
     assert (first["phase"], first["dtype"]) == ("forward", "float16") and first["nan"] > 0
-    assert run.model.get_parameter(f"{first['module']}.{first['tensor']}").isnan().any()
+    assert not all(bool(p.abs().max() < 2) for p in run.parameters)  # all were below or at 1
 
 
 def test_a_small_batch_in_pure_fp16_warns(

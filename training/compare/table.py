@@ -122,8 +122,8 @@ def notes(data: dict[str, Any]) -> list[str]:
         )
     if settings["steps"]:
         found.append(
-            "Loss: the mean of the last quarter of the steps, at most 50. BLEU and chrF: greedy translations of "
-            "dev sentences with the averaged weights, the mean over the dev corpora, at the last evaluation."
+            "Loss: the mean of the last quarter of the steps, at most 50. BLEU and chrF: greedy translations "
+            "of dev sentences with the averaged weights, the mean over the dev corpora."
         )
     return found
 
