@@ -201,6 +201,7 @@ class Config(Section):
         for section in ("model", "causal", "lora", "data"):
             for key, value in getattr(self, section).model_dump(mode="json").items():
                 values[f"{section}.{key}"] = value
+        del values["lora.merge"]  # how checkpoints are written, not what is learnt
         return values
 
 
