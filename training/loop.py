@@ -28,7 +28,7 @@ from edgemt.training.monitor import Monitor
 from edgemt.training.objective import Objective, compiled, recompute_activations, seed_micro_batch
 from edgemt.training.optimizers import build_optimizers, rate_factor, set_rates
 from edgemt.training.precision import Stepper, autocast
-from edgemt.training.state import check_fit, load_state, save_state
+from edgemt.training.state import check_model, check_settings, load_state, save_state
 
 FINISHED = "finished"  # an empty file beside the state: the run has come to its end
 MODEL = "model"  # a folder beside the state: shape and tokenizer, from which the run is resumed
@@ -60,6 +60,8 @@ class Run:
                 f" make it a multiple of {self.world.size}"
             )
         state = load_state(directory)
+        if state is not None:
+            check_settings(directory, state, config.must_not_change())
         torch.manual_seed(config.seed)
         self.family = make_family(config, Origin(data, init, directory / MODEL if state else None))
         self.model = self.family.model
@@ -104,7 +106,7 @@ class Run:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        check_fit(self.directory, state, self.config.must_not_change(), self.model)
+        check_model(self.directory, state, self.model)
         self.model.load_state_dict(state["model"], strict=False)
         if self.world.first:
             self.average.weights = {n: t.to(self.config.device) for n, t in state["average"].items()}

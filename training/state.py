@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,14 +47,18 @@ def load_state(directory: Path) -> dict[str, Any] | None:
     return None
 
 
-def check_fit(directory: Path, state: dict[str, Any], settings: dict[str, Any], model: nn.Module) -> None:
-    """Is this the state of a run with these settings, and of this model? Raises UsageError if not."""
+def check_settings(directory: Path, state: dict[str, Any], settings: dict[str, Any]) -> None:
+    """Is this the state of a run with these settings? Raises UsageError if not."""
     changed = [key for key, value in settings.items() if state["config"].get(key) != value]
     if changed:
         raise UsageError(
             f"{changed[0]} = {settings[changed[0]]!r} differs from the run in {directory}, which has "
             f"{state['config'].get(changed[0])!r}: change it back, or use a new folder"
         )
+
+
+def check_model(directory: Path, state: dict[str, Any], model: nn.Module) -> None:
+    """Is this the state of such a model? Raises UsageError if not."""
     shapes = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
     for name, tensor in state["model"].items():
         if shapes.get(name) != list(tensor.shape):
@@ -64,9 +69,13 @@ def check_fit(directory: Path, state: dict[str, Any], settings: dict[str, Any], 
 
 
 def size(value: Any) -> int:
-    """Bytes of all tensors in nested containers."""
+    """Bytes of all tensors in nested containers, those that share memory once."""
+    return sum({tensor.untyped_storage().data_ptr(): tensor.nbytes for tensor in tensors(value)}.values())
+
+
+def tensors(value: Any) -> Iterator[torch.Tensor]:
     if isinstance(value, torch.Tensor):
-        return value.nbytes
-    if isinstance(value, dict):
-        return sum(map(size, value.values()))
-    return sum(map(size, value)) if isinstance(value, list | tuple) else 0
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from tensors(item)

@@ -8,6 +8,7 @@ from typing import Any
 from transformers import GenerationConfig, MarianConfig, MarianMTModel
 
 from edgemt.errors import EdgemtError, UsageError
+from edgemt.export.checkpoints.facts import read_json
 from edgemt.tokenizer import Tokenizer
 from edgemt.training.config import Config, Model
 
@@ -65,7 +66,15 @@ def new_model(shape: Model, tokenizer: Tokenizer, attention: str) -> MarianMTMod
 
 def model_like(folder: Path, config: Config) -> MarianMTModel:
     """A model of the shape that a checkpoint folder's config.json has; [model] must not say otherwise."""
-    found = MarianConfig.from_pretrained(folder, attn_implementation=attention(config))
+    if not (folder / "config.json").is_file():
+        raise UsageError(f"{folder} has no config.json: put the one of these weights there")
+    values = read_json(folder / "config.json")
+    if values.get("model_type") != "marian":
+        raise UsageError(
+            f"{folder} is of the kind {values.get('model_type')}, not marian: set model.family = \"causal\" if it "
+            "is a decoder alone, or start from another checkpoint"
+        )
+    found = MarianConfig.from_dict(values, attn_implementation=attention(config))
     asked: dict[str, Any] = {name: getattr(config.model, name) for name in config.model.model_fields_set}
     for name, theirs in SHAPE.items():
         if name in asked and asked[name] != getattr(found, theirs):
