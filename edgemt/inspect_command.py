@@ -15,9 +15,8 @@ from typing import Any
 
 from edgemt.manifest import Manifest
 
-OF_CHECKPOINTS = (
-    "edgemt.export.inspect"  # of the workshop: imported for a checkpoint only, as a device has none
-)
+# Of the workshop, which a device has not: imported for a checkpoint only.
+OF_CHECKPOINTS = "edgemt.export.inspect"
 # How names end in a folder that is a checkpoint, and the name of a file that is one.
 CHECKPOINT_NAMES = (
     "config.json", ".safetensors", "model.bin", ".index.json", ".pt", ".pth", ".ckpt", ".tar", "latest",
@@ -161,7 +160,9 @@ def flat(value: Any) -> str:
         return "; ".join(f"{key} {flat(item)}" for key, item in shown.items())
     if isinstance(value, list):
         return ", ".join(flat(item) for item in value)
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return str(int(value)) if value.is_integer() else f"{value:.4g}"
+    return str(value)
 
 
 def size(count: int) -> str:

@@ -82,6 +82,7 @@ def test_o2_masters_that_the_loop_saved(o2: ApexO2, folder: Path, key: str, hook
     torch.save(saved, folder / "ckpt_2.pt")
     read = read_checkpoint(folder / "ckpt_2.pt")
     assert read.form == "Apex O2 with masters" and read.amp["precision"] == "fp16-o2"
+    assert read.amp["masters"] == f"FP32 masters of {len(masters)} weights"
     assert read.sources.startswith(f"FP32 master in ckpt_2.pt ({key})")
     assert_exported(read, o2.named_masters())
 

@@ -48,7 +48,7 @@ def weights(
     if masters:
         facts |= {
             "precision": "fp16-o2",
-            "masters": f"FP32 masters of {len(masters)} weights, from the optimizer",
+            "masters": f"FP32 masters of {len({id(found) for found in masters.values()})} weights",
         }
         return "Apex O2 with masters", {**model, **masters}, facts
     scaled = facts.get("loss_scale") != 1.0  # O3 (pure FP16) and O0 (FP32) have no scaling by default
