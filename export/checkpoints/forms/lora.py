@@ -22,7 +22,7 @@ import numpy as np
 
 from edgemt.errors import EdgemtError, UsageError
 from edgemt.export.checkpoints.facts import listing, read_json
-from edgemt.export.checkpoints.forms import accelerate, deepspeed, trainer, transformers
+from edgemt.export.checkpoints.forms import accelerate, deepspeed, edgemt, trainer, transformers
 from edgemt.export.checkpoints.model import model_of
 from edgemt.export.checkpoints.names import plain
 from edgemt.export.checkpoints.tensors import Array, Stored, Weights, computed
@@ -178,7 +178,12 @@ def _adapter(path: Path) -> Weights:
             f"{file} holds no tensor, as the Trainer writes it under ZeRO-3: the adapter is in the "
             "global_step folder beside it, which `latest` names; copy those too"
         )
-    amp = {**accelerate.precision(tensors, path / "scaler.pt"), **trainer.facts(path)}
+    record = path / edgemt.RECORD
+    amp = {
+        **accelerate.precision(tensors, path / "scaler.pt"),
+        **trainer.facts(path),
+        **({"written_by": "edgemt train", **read_json(record)} if record.is_file() else {}),
+    }
     return Weights("LoRA", _named(path, tensors), (file,), amp, path)
 
 
