@@ -3,7 +3,8 @@
 Every step has a line: `time` (s since 1970), `step`, `epoch`, `loss` (nats a target token, with label
 smoothing; null if not finite), `rate`, `gradient_norm` (after unscaling, before clipping), `scale` (the loss
 scale of this step; 1 without scaling), `skipped` (steps skipped so far), `tokens` (target tokens so far),
-`seconds` (of this step: forward, backward, update), `tokens_per_second`, `memory_mb` (see `memory_mb`).
+`seconds` (of this step: forward, backward, update), `tokens_per_second`, `memory_mb` (the most
+since the first step: of torch's allocator on a GPU, of the process on a CPU).
 Between them are events, which have the key `event`:
 
     started     parameters, memory_mb before the first step, device
@@ -19,6 +20,7 @@ import json
 import math
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -103,8 +105,17 @@ def strict(value: Any) -> Any:
     return value
 
 
+def forget_peak(device: str) -> None:
+    """From here on `memory_mb` is of what happens from here on: reading the data may have held more."""
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        return
+    with suppress(OSError):  # where the kernel does not allow it, the peak stays that of the whole process
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def memory_mb(device: str) -> float | None:
-    """The most memory so far, in MB (10^6 bytes): what torch held on the GPU, or the process on a CPU."""
+    """The most memory since `forget_peak`, in MB (10^6 bytes): of torch on a GPU, of the process on a CPU."""
     if device == "cuda":
         return round(torch.cuda.max_memory_allocated() / 1e6, 1)
     resident = peak_rss()

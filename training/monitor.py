@@ -14,7 +14,7 @@ from edgemt.training.config import Config
 from edgemt.training.distributed import World
 from edgemt.training.divergence import Watcher
 from edgemt.training.health import Culprit, Watch, locate
-from edgemt.training.log import Log, memory_mb
+from edgemt.training.log import Log, forget_peak, memory_mb
 from edgemt.training.precision import Outcome, caution, caution_for_batch
 from edgemt.training.progress import Bar
 
@@ -42,6 +42,7 @@ class Monitor:
             self.open.callback(self.bar.close)
         if self.config.watch_activations:
             self.watch = self.open.enter_context(Watch(self.model))
+        forget_peak(self.config.device)
         self.event(
             self.begun_at,
             "started",

@@ -11,7 +11,7 @@ import pytest
 
 from edgemt.errors import EdgemtError
 from edgemt.training.divergence import RISE, SPAN, Watcher
-from edgemt.training.log import LOG, Log, memory_mb, read_log
+from edgemt.training.log import LOG, Log, forget_peak, memory_mb, read_log
 from edgemt.training.progress import Bar
 
 
@@ -72,6 +72,8 @@ def test_memory_is_the_most_this_process_has_held() -> None:
     assert most is not None and 200 < resident < most + 5  # the kernel counts in batches of pages
     del held
     assert abs((memory_mb("cpu") or 0) - most) < 5
+    forget_peak("cpu")
+    assert (memory_mb("cpu") or 0) < most - 150
 
 
 def show(bar: Bar, step: int, loss: float | None = 2.0, skipped: int = 0) -> None:

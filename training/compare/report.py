@@ -19,7 +19,7 @@ modes       in the order asked for, each:
                 (edgemt.training.health.Culprit, with `step` and `sentence`), or null
   peak_mb       the most memory in the clocked rounds, MB (10^6 bytes): of the process on a CPU (with torch
                 itself), of torch's allocator on a GPU; null if no step was clocked
-  before_mb     the same before the first step, with the weights: what torch, data and model take
+  before_mb     the same just before the first step: what torch, data and weights take
   step_ms       {"median", "p10", "p90", "steps": how many} of the counted steps that were taken; or null
   ratio         {"ratio", "low", "high"}: time of a step over the base's of the same batches, and its 95 %
                 interval; null for the base

@@ -9,11 +9,12 @@ from typing import Any
 def rows(data: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Header and cells, one row a mode; columns that nothing is known for are left out."""
     directions = sorted({name.rpartition(" ")[2] for mode in data["modes"] for name in mode["scores"]})
+    whole = data["settings"]["timing_rounds"] * data["settings"]["timing_steps"]
     columns = {
         "mode": [mode["mode"] for mode in data["modes"]],
         "outcome": [outcome(mode) for mode in data["modes"]],
         "peak memory, MB": [memory(mode) for mode in data["modes"]],
-        "ms a step (p10–p90)": [step(mode["step_ms"]) for mode in data["modes"]],
+        "ms a step (p10–p90)": [step(mode["step_ms"], whole) for mode in data["modes"]],
         f"× {data['settings']['base']} (95 %)": [ratio(mode["ratio"]) for mode in data["modes"]],
         "tokens/s": [number(mode["tokens_per_second"]) for mode in data["modes"]],
         "loss": [number(mode["loss"], 3) for mode in data["modes"]],
@@ -43,11 +44,13 @@ def memory(mode: dict[str, Any]) -> str:
     return f"{mode['peak_mb']:,.0f} (+{mode['peak_mb'] - mode['before_mb']:,.0f})"
 
 
-def step(found: dict[str, Any] | None) -> str:
+def step(found: dict[str, Any] | None, whole: int) -> str:
+    """`whole`: steps that are counted if none is skipped."""
     if found is None:
         return NOTHING
     places = 0 if found["median"] >= 100 else 1
-    return f"{found['median']:,.{places}f} ({found['p10']:,.{places}f}–{found['p90']:,.{places}f})"
+    few = f" of {found['steps']} steps" if found["steps"] < whole else ""
+    return f"{found['median']:,.{places}f} ({found['p10']:,.{places}f}–{found['p90']:,.{places}f}){few}"
 
 
 def ratio(found: dict[str, float] | None) -> str:
@@ -117,8 +120,8 @@ def notes(data: dict[str, Any]) -> list[str]:
             "its interval by bootstrap over batches and rounds."
         )
         found.append(
-            f"Memory: of {of}, in those rounds; in brackets, what the steps took above the weights and all "
-            "that was there before the first."
+            f"Memory: of {of}, in those rounds; in brackets, what the steps took above what was held "
+            "just before the first, weights included."
         )
     if settings["steps"]:
         found.append(
