@@ -1,23 +1,26 @@
 """Which FP32 master belongs to which weight, where an optimizer kept the masters without their names.
 
-A master is given a name by proof only: rounded to FP16 it must equal the weight of that name in every value.
+A master is given a name by proof only: rounded to the model's type (`to`: FP16, or BF16) it must equal the
+weight of that name in every value.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
 
 from edgemt.errors import EdgemtError
 from edgemt.export.checkpoints.rounding import fingerprint, half
-from edgemt.export.checkpoints.tensors import Stored, of_tensor
+from edgemt.export.checkpoints.tensors import Array, Stored, of_tensor
+
+Rounding = Callable[[Array], Array]
 
 
 def match(
-    rounded: Mapping[str, Stored], groups: Sequence[Sequence[torch.Tensor]], source: str
+    rounded: Mapping[str, Stored], groups: Sequence[Sequence[torch.Tensor]], source: str, to: Rounding = half
 ) -> dict[str, Stored]:
     """The master of each weight that has one, from the optimizer's `groups` of masters.
 
@@ -28,14 +31,14 @@ def match(
     shapes = {tuple(master.shape) for group in groups for master in group}
     for name, stored in rounded.items():
         if stored.shape in shapes:
-            names[_key(stored)].append(name)
+            names[_key(stored, to)].append(name)
     order = {name: place for place, name in enumerate(rounded)}
     matched: dict[str, Stored] = {}
     for group in groups:
         masters: dict[bytes, list[Stored]] = defaultdict(list)
         for tensor in group:
             master = of_tensor(tensor, source)
-            masters[_key(master)].append(master)
+            masters[_key(master, to)].append(master)
         sure = [order[names[key][0]] for key, found in masters.items() if len(names[key]) == len(found) == 1]
         for key, found in masters.items():
             equal = len({fingerprint(master) for master in found}) == 1
@@ -47,39 +50,39 @@ def match(
 
 
 def match_flat(
-    rounded: Mapping[str, Stored], flats: Sequence[torch.Tensor], source: str
+    rounded: Mapping[str, Stored], flats: Sequence[torch.Tensor], source: str, to: Rounding = half
 ) -> dict[str, Stored]:
     """The same for masters that lie end to end in one flat tensor a group, in the model's order."""
     left, matched = dict(rounded), {}
     for flat in flats:
         start = 0
         while start < flat.numel():
-            fits = (name for name, stored in left.items() if _begins(flat, start, stored, source))
+            fits = (name for name, stored in left.items() if _begins(flat, start, stored, source, to))
             name = next(fits, None)
             if name is None:
                 raise EdgemtError(_unproved(source, of_tensor(flat[start:], source), []))
             matched[name] = _slice(flat, start, left.pop(name), source)
             start += matched[name].size
     # Copies of a tied weight: the optimizer has its master once.
-    by_values = {(stored.shape, fingerprint(stored, half)): stored for stored in matched.values()}
+    by_values = {(stored.shape, fingerprint(stored, to)): stored for stored in matched.values()}
     for name, stored in left.items():
         if master := by_values.get((stored.shape, fingerprint(stored))):
             matched[name] = master
     return matched
 
 
-def _key(stored: Stored) -> bytes:
-    return repr(stored.shape).encode() + fingerprint(stored, half)
+def _key(stored: Stored, to: Rounding) -> bytes:
+    return repr(stored.shape).encode() + fingerprint(stored, to)
 
 
-def _begins(flat: torch.Tensor, start: int, stored: Stored, source: str) -> bool:
+def _begins(flat: torch.Tensor, start: int, stored: Stored, source: str, to: Rounding) -> bool:
     """Whether the master of this weight is at `start`."""
     if not stored.size or start + stored.size > flat.numel():
         return False
-    head = half(flat[start : start + 64].detach().numpy())[: stored.size]
+    head = to(flat[start : start + 64].detach().numpy())[: stored.size]
     if not (head == next(stored.pieces())[:64]).all():
         return False
-    return fingerprint(_slice(flat, start, stored, source), half) == fingerprint(stored, half)
+    return fingerprint(_slice(flat, start, stored, source), to) == fingerprint(stored, to)
 
 
 def _slice(flat: torch.Tensor, start: int, stored: Stored, source: str) -> Stored:

@@ -31,6 +31,7 @@ torch.set_num_threads(1)
 TRAINER = "trainer-zero3-bf16/checkpoint-6"
 # Fixture -> form, type that the model was trained in, processes.
 WRITTEN = {
+    "plain-bf16": ("DeepSpeed", "bfloat16", 0),  # without ZeRO: masters without names, in the model's file
     "zero1-bf16": ("DeepSpeed ZeRO-1", "bfloat16", 2),  # by BF16_Optimizer
     "zero1-aligned-bf16": ("DeepSpeed ZeRO-1", "bfloat16", 2),
     "zero2-fp16": ("DeepSpeed ZeRO-2", "float16", 3),
@@ -45,7 +46,7 @@ def assert_masters_exported(read: Checkpoint, folder: Path, half: str) -> None:
     assert len(masters) > 40
     for name, expected in masters.items():
         assert zero_files.digest(read.named[name].load()) == expected, name
-        assert read.named[name].source == "FP32 masters in global_step6/*_optim_states.pt"
+        assert read.named[name].source.startswith("FP32 masters in ")
     graph = {name: array for name, array in graph_weights(read).items() if name in masters}
     assert len(graph) > 15
     assert {name: zero_files.digest(array) for name, array in graph.items()} == {
@@ -62,6 +63,7 @@ def test_masters_of_all_ranks(case: str, tmp_path: Path) -> None:
     assert read.form == form
     assert len(read.weights.files) == ranks + (ranks if form == "DeepSpeed ZeRO-3" else 1)
     assert_masters_exported(read, folder, half)
+    assert read.amp["steps"] == 6 and read.amp["written_by"] == "DeepSpeed 0.19.8"
 
 
 def test_the_training_is_told(tmp_path: Path) -> None:
@@ -100,9 +102,27 @@ def test_export_from_the_trainers_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("inside", ["global_step6", "global_step6/mp_rank_00_model_states.pt"])
-def test_the_steps_folder_or_a_file_of_it(inside: str, tmp_path: Path) -> None:
-    folder = zero_files.copy("zero2-fp16", tmp_path)
-    assert_masters_exported(read_checkpoint(folder / inside), folder, "float16")
+@pytest.mark.parametrize("case", ["zero2-fp16", "plain-bf16"])
+def test_the_steps_folder_or_a_file_of_it(case: str, inside: str, tmp_path: Path) -> None:
+    folder = zero_files.copy(case, tmp_path)
+    assert_masters_exported(read_checkpoint(folder / inside, folder), folder, WRITTEN[case][1])
+
+
+def test_without_zero_a_master_needs_a_proof(tmp_path: Path) -> None:
+    folder = zero_files.copy("plain-bf16", tmp_path)
+    file = folder / "global_step6" / "mp_rank_00_model_states.pt"
+    saved = torch.load(file)
+    saved["optimizer"]["fp32_groups"][0][3].data[0, 0] += 1
+    torch.save(saved, file)
+    with pytest.raises(EdgemtError, match=r"given a name \(no weight of the model is its rounding\)"):
+        read_checkpoint(folder)
+    saved["optimizer"] = None
+    torch.save(saved, file)
+    assert read_checkpoint(folder).amp["masters"] == "none: the model itself was trained in bfloat16"
+    saved["param_shapes"] = []
+    torch.save(saved, file)
+    with pytest.raises(EdgemtError, match=r"has no \*_optim_states\.pt"):
+        read_checkpoint(folder)
 
 
 def test_without_latest_the_only_step_is_taken(tmp_path: Path) -> None:
@@ -205,7 +225,7 @@ BAD: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     "a rank's model": (remove("*rank_1_*model*"), ["lacks zero_pp_rank_1_mp_rank_00_model_states.pt"]),
     "all masters": (
         lambda c: [file.unlink() for file in (c / "global_step6").glob("*optim*")],
-        ["has no *_optim_states.pt", "save_pretrained"],
+        ["has no *_optim_states.pt", "copy those of all ranks"],
     ),
     "a rank too many": (one_more, ["masters of 3 ranks but was trained on 2", "two runs are mixed"]),
     "more ranks": (

@@ -52,12 +52,13 @@ def write(
     model = {
         "module": half if stage < 3 else {name: torch.zeros(0, dtype=torch.bfloat16) for name in half},
         "param_shapes": [{name: tensor.shape for name, tensor in group.items()} for group in groups],
+        "ds_config": {"bf16": {"enabled": True}},
         "global_steps": 7,
         "skipped_steps": 0,
     }
     for rank, state in enumerate(_sharded(groups, ranks, sub_group) if stage == 3 else _cut(groups, ranks)):
         optimizer = {"zero_stage": stage, "partition_count": ranks, **state, **changes}
-        saved = {"optimizer_state_dict": optimizer, "ds_config": {"bf16": {"enabled": True}}}
+        saved = {"optimizer_state_dict": optimizer}
         torch.save(saved, folder / f"bf16_zero_pp_rank_{rank}_mp_rank_00_optim_states.pt")
         if stage == 3:
             torch.save(model, folder / f"zero_pp_rank_{rank}_mp_rank_00_model_states.pt")

@@ -6,7 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from edgemt.export.checkpoints.forms import accelerate, amp_dict, deepspeed, edgemt, trainer, transformers
+from edgemt.export.checkpoints.forms import (
+    accelerate,
+    amp_dict,
+    deepspeed,
+    deepspeed_plain,
+    edgemt,
+    trainer,
+    transformers,
+)
 from edgemt.export.checkpoints.tensors import Weights
 
 
@@ -25,6 +33,7 @@ class Form(NamedTuple):
 FORMS = (
     Form("edgemt train, run", edgemt.found_run, edgemt.read_run),
     Form("edgemt train", edgemt.found_checkpoint, edgemt.read_checkpoint),
+    Form("DeepSpeed without ZeRO", deepspeed_plain.found, deepspeed_plain.read),
     Form("DeepSpeed ZeRO", deepspeed.found, deepspeed.read),
     Form("Trainer checkpoint", trainer.found, trainer.read),
     Form("Accelerate save_state", accelerate.found, accelerate.read),

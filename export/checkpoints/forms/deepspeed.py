@@ -52,8 +52,6 @@ class Step:
     optimizers: list[Mapping[str, Any]]  # `optimizer_state_dict` of each rank
     models: list[Mapping[str, Any]]  # one, or at stage 3 one a rank
     files: tuple[Path, ...]  # those of `models`, then those of `optimizers`
-    config: Mapping[str, Any]  # DeepSpeed's
-    version: str
 
     def need(self, record: Mapping[str, Any], key: str) -> Any:
         if record.get(key) is None:
@@ -61,9 +59,10 @@ class Step:
         return record[key]
 
     def odd(self, what: str) -> EdgemtError:
+        version = self.models[0].get("ds_version")
         return EdgemtError(
-            f"{self.folder}, of DeepSpeed {self.version}, does not add up ({what}): it is damaged, or "
-            f"laid out otherwise than that of 0.19; {CONSOLIDATE}"
+            f"{self.folder}, of DeepSpeed {version}, does not add up ({what}): it is damaged, or laid out "
+            f"otherwise than that of 0.19; {CONSOLIDATE}"
         )
 
 
@@ -101,9 +100,7 @@ def found(path: Path) -> bool:
 
 def holds_masters(path: Path) -> bool:
     """Whether the masters of a step are there, in a folder that is one or has one."""
-    latest = path / "latest"
-    tag = Path(latest.read_text(encoding="utf-8", errors="replace").strip()).name if latest.is_file() else ""
-    return bool(_masters(path) or _steps(path) or (tag and _masters(path / tag)))
+    return bool(_masters(path) or _steps(path) or _masters(path / tag(path / "latest")))
 
 
 def read(path: Path) -> Weights:
@@ -111,28 +108,27 @@ def read(path: Path) -> Weights:
 
     Raises EdgemtError for a part that is missing or odd.
     """
-    path = path.parent if path.is_file() else path
-    step = _open(_folder(path))
-    masters = dict(_joined(step))
-    tensors = {**dict(_untrained(step)), **masters}
-    for name, original in (step.models[0].get("shared_params") or {}).items():
-        if original in tensors:
-            tensors[name] = tensors[original]
-    return _weights(path, step, masters, tensors)
+    return _read(path.parent if path.is_file() else path, untrained=True)
 
 
 def read_masters(path: Path) -> Weights:
     """What was trained, and nothing else (of an adapter's run: without its base). Raises as `read` does."""
+    return _read(path, untrained=False)
+
+
+def _read(path: Path, untrained: bool) -> Weights:
     step = _open(_folder(path))
-    masters = dict(_joined(step))
-    return _weights(path, step, masters, masters)
-
-
-def _weights(path: Path, step: Step, masters: Mapping[str, Stored], tensors: Mapping[str, Stored]) -> Weights:
+    masters = dict(_sharded(step) if step.stage == 3 else _partitioned(step))
+    tensors = {**dict(_untrained(step)), **masters} if untrained else dict(masters)
+    for name, original in (step.models[0].get("shared_params") or {}).items():
+        if original in tensors:
+            tensors[name] = tensors[original]
+    scaler, kinds = step.optimizers[0].get("loss_scaler"), {stored.dtype for stored in masters.values()}
+    amp = facts(step.models[0], scaler.get("cur_scale") if isinstance(scaler, Inert) else None)
+    amp["masters"] = f"{'/'.join(sorted(kinds))}, parts of {len(step.optimizers)} ranks in {step.folder.name}"
     home = path.parent if path == step.folder and (path.parent / "config.json").is_file() else path
-    facts = _facts(step, masters)
-    facts |= trainer.beside(home, masters, facts.get("steps"))
-    return Weights(f"DeepSpeed ZeRO-{step.stage}", tensors, step.files, facts, home)
+    amp |= trainer.beside(home, masters, amp.get("steps"))
+    return Weights(f"DeepSpeed ZeRO-{step.stage}", tensors, step.files, amp, home)
 
 
 def _folder(path: Path) -> Path:
@@ -146,10 +142,15 @@ def _folder(path: Path) -> Path:
         names = listing([step.name for step in steps])
         raise EdgemtError(f"{path} holds several steps ({names}); give the folder of one")
     latest = latest if latest.is_file() else path / "latest_universal"
-    tag = Path(latest.read_text(encoding="utf-8", errors="replace").strip()).name
-    if not tag or not (path / tag).is_dir():
-        raise EdgemtError(f"{latest} names {tag or 'nothing'}, which is not in {path}; copy that folder too")
-    return path / tag
+    name = tag(latest)
+    if not name or not (path / name).is_dir():
+        raise EdgemtError(f"{latest} names {name or 'nothing'}, which is not in {path}; copy that folder too")
+    return path / name
+
+
+def tag(latest: Path) -> str:
+    """The folder that a `latest` names; "" if there is none."""
+    return Path(latest.read_text(encoding="utf-8", errors="replace").strip()).name if latest.is_file() else ""
 
 
 def _is_step(folder: Path) -> bool:
@@ -173,16 +174,12 @@ def _open(folder: Path) -> Step:
             raise EdgemtError(f"{folder} {what}, which edgemt does not join; {CONSOLIDATE}")
     files = _masters(folder)
     if not files:
-        raise EdgemtError(
-            f"{folder} has no *_optim_states.pt, the files with the FP32 masters; copy those of all ranks, "
-            "or if it was trained without ZeRO save the model with save_pretrained"
-        )
+        raise without_masters(folder)
     loaded = {rank: load_pickle(file) for rank, file in files.items()}
     for rank, record in loaded.items():
         if not isinstance(record, Mapping) or not isinstance(record.get("optimizer_state_dict"), Mapping):
             raise EdgemtError(f"{files[rank]} has no optimizer_state_dict: it is not ZeRO's; {CONSOLIDATE}")
-    first = next(iter(loaded.values()))
-    optimizer, config = first["optimizer_state_dict"], first.get("ds_config")
+    optimizer = next(iter(loaded.values()))["optimizer_state_dict"]
     ranks = optimizer.get("partition_count", 0)
     ranks = ranks if isinstance(ranks, int) else max(ranks)  # at stages 1 and 2 a number for each group
     one = next(iter(files.values())).name
@@ -214,13 +211,11 @@ def _open(folder: Path) -> Step:
         [loaded[rank]["optimizer_state_dict"] for rank in range(ranks)],
         [load_pickle(file) for file in models],
         (*models, *(files[rank] for rank in range(ranks))),
-        config if isinstance(config, Mapping) else {},
-        str(first.get("ds_version", "of an unknown version")),
     )
 
 
-def _joined(step: Step) -> Iterator[tuple[str, Stored]]:
-    return _sharded(step) if step.stage == 3 else _partitioned(step)
+def without_masters(folder: Path) -> EdgemtError:
+    return EdgemtError(f"{folder} has no *_optim_states.pt, which hold the masters; copy those of all ranks")
 
 
 def _partitioned(step: Step) -> Iterator[tuple[str, Stored]]:
@@ -283,17 +278,16 @@ def _untrained(step: Step) -> Iterator[tuple[str, Stored]]:
         yield name, joined(flat.cut(0, math.prod(shape)), shape, where)
 
 
-def _facts(step: Step, masters: Mapping[str, Stored]) -> dict[str, Any]:
-    """What the files tell of the training."""
-    model, scaler = step.models[0], step.optimizers[0].get("loss_scaler")
-    on = [name for name in ("fp16", "bf16") if (step.config.get(name) or {}).get("enabled")]
-    kinds = "/".join(sorted({stored.dtype for stored in masters.values()}))
-    facts = {
+def facts(model: Mapping[str, Any], scale: float | None) -> dict[str, Any]:
+    """What a file of model states, and the loss scale of its optimizer, tell of the training."""
+    config = model.get("ds_config")
+    config = config if isinstance(config, Mapping) else {}
+    on = [name for name in ("fp16", "bf16") if (config.get(name) or {}).get("enabled")]
+    found = {
         "precision": {"fp16": "fp16-o2", "bf16": "bf16"}[on[0]] if on else "fp32",
         "steps": model.get("global_steps"),
         "skipped_steps": model.get("skipped_steps"),
-        "loss_scale": scaler.get("cur_scale") if "fp16" in on and isinstance(scaler, Inert) else None,
-        "masters": f"{kinds}, parts of {len(step.optimizers)} ranks in {step.folder.name}",
-        "written_by": f"DeepSpeed {step.version}",
+        "loss_scale": scale if "fp16" in on else None,
+        "written_by": f"DeepSpeed {model.get('ds_version', 'of an unknown version')}",
     }
-    return {key: value for key, value in facts.items() if value is not None}
+    return {key: value for key, value in found.items() if value is not None}

@@ -42,6 +42,7 @@ def zero(stage: int, precision: str, **more: Any) -> dict[str, Any]:
 
 
 CASES = {
+    "plain-bf16": Case(2, zero(0, "bf16"), frozen=True),
     # grad_accum_dtype fp32 at stage 1 is what makes DeepSpeed use its BF16_Optimizer
     "zero1-bf16": Case(2, zero(1, "bf16") | {"data_types": {"grad_accum_dtype": "fp32"}}, frozen=True),
     "zero1-aligned-bf16": Case(2, zero(1, "bf16", parameter_alignment=True)),
@@ -124,7 +125,11 @@ def train(out: Path, case: Case) -> None:
         engine.step()
     engine.save_checkpoint(str(out))
     model.config.architectures = ["MarianMTModel"]
-    keep(out, model)
+    plain = {}
+    if out.name == "plain-bf16":  # the optimizer has a master for each parameter, in lists
+        for halves, fulls in zip(engine.optimizer.fp16_groups, engine.optimizer.fp32_groups, strict=True):
+            plain |= {id(half): full for half, full in zip(halves, fulls, strict=True)}
+    keep(out, model, plain)
 
 
 def train_with_transformers(out: Path, case: Case) -> None:
@@ -162,10 +167,10 @@ def train_with_transformers(out: Path, case: Case) -> None:
     rows = [{name: column[i] for name, column in columns.items()} for i in range(32)]
     trainer = Trainer(model, arguments, train_dataset=rows)
     trainer.train()
-    keep(out / f"checkpoint-{STEPS}", trainer.accelerator.unwrap_model(trainer.model))
+    keep(out / f"checkpoint-{STEPS}", trainer.accelerator.unwrap_model(trainer.model), {})
 
 
-def keep(out: Path, model: Any) -> None:
+def keep(out: Path, model: Any, plain: dict[int, Any]) -> None:
     """Write the digest of every FP32 master that the optimizer has now, and a configuration if there is none.
 
     With `round_robin_gradients`, `safe_get_full_fp32_param` of 0.19.8 gives wrong numbers. There DeepSpeed's
@@ -181,7 +186,8 @@ def keep(out: Path, model: Any) -> None:
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        master = (read[name] if read else safe_get_full_fp32_param(parameter)).detach().cpu()
+        master = read[name] if read else plain.get(id(parameter))
+        master = (safe_get_full_fp32_param(parameter) if master is None else master).detach().cpu()
         assert not read or torch.equal(master.half(), parameter), name
         # Softmax does not see the keys' bias: it has no gradient, and its master stays as it was rounded.
         rounded = [master.to(half).float() for half in (torch.bfloat16, torch.float16)]
