@@ -22,6 +22,7 @@ class Model:
     shapes: Mapping[str, tuple[int, ...]]
     tied: tuple[tuple[str, ...], ...]
     computed: frozenset[str]  # by a formula, so that a checkpoint may leave them out
+    fixed: frozenset[str]  # those of them that are never trained (positions): the formula is exact
 
 
 def architecture(config: Mapping[str, Any]) -> str:
@@ -54,8 +55,11 @@ def model_of(config: Mapping[str, Any], where: Path) -> Model | None:
     for key, tensor in state.items():
         names[id(tensor)].append(key)
     formulas = [re.compile(pattern) for pattern in kind._keys_to_ignore_on_load_missing or ()]
+    computed = {key for key in state if any(formula.search(key) for formula in formulas)}
+    frozen = {key for key, weight in empty.named_parameters() if not weight.requires_grad}
     return Model(
         {key: tuple(tensor.shape) for key, tensor in state.items()},
         tuple(tuple(group) for group in names.values() if len(group) > 1),
-        frozenset(key for key in state if any(formula.search(key) for formula in formulas)),
+        frozenset(computed),
+        frozenset(computed & frozen),
     )

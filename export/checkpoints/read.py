@@ -65,8 +65,14 @@ class Checkpoint:
 
     @cached_property
     def stored(self) -> dict[str, Stored]:
-        """The weights under the model's names, each once."""
-        return names.once(self.named, self.model) if self.model else self.named
+        """The weights under the model's names, each once; none that a formula gives and training rounded."""
+        if self.model is None:
+            return self.named
+        return {
+            name: stored
+            for name, stored in names.once(self.named, self.model).items()
+            if name not in self.model.fixed or stored.dtype == "float32"
+        }
 
     @property
     def tensors(self) -> Loaded:

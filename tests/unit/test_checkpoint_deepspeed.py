@@ -26,6 +26,9 @@ from edgemt.errors import EdgemtError
 from edgemt.export.checkpoints.forms import deepspeed
 from edgemt.export.checkpoints.read import Checkpoint, read_checkpoint
 from edgemt.export.checkpoints.rounding import ROUND
+from edgemt.export.graphs import build
+from edgemt.export.graphs.marian import sinusoids
+from edgemt.export.languages import languages
 
 torch.set_num_threads(1)
 TRAINER = "trainer-zero3-bf16/checkpoint-6"
@@ -86,6 +89,14 @@ def test_frozen_weights_have_no_master(tmp_path: Path) -> None:
         frozen = read.named["model.encoder.layers.0.fc2.weight"]
         assert frozen.dtype == WRITTEN[case][1] and "no master" in frozen.source
         assert np.abs(frozen.load()).max() > 0.1
+
+
+def test_positions_that_were_rounded_come_from_their_formula(tmp_path: Path) -> None:
+    read = read_checkpoint(zero_files.copy("zero3-bf16", tmp_path))
+    name = "model.encoder.embed_positions.weight"
+    assert read.named[name].dtype == "bfloat16" and name not in read.stored
+    positions = build(read, languages(read)[1]).weights["embed_positions.weight"]
+    np.testing.assert_array_equal(positions, sinusoids(*positions.shape))
 
 
 def test_export_from_the_trainers_folder(tmp_path: Path) -> None:
