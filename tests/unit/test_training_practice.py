@@ -178,3 +178,18 @@ def test_the_best_kept_checkpoint_is_the_result(
     transformers.MarianMTModel.from_pretrained(tmp_path / "mean")
     record = json.loads((tmp_path / "mean/edgemt.json").read_text())
     assert [item["steps"] for item in record["averaged"]] == [2, 4]
+
+
+def test_only_checkpoints_of_one_model_are_averaged(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, ffn in (("one", 32), ("other", 48)):
+        run = Run(tiny_config(1, model={**SHAPE, "ffn": ffn}), data, tmp_path / "state" / name)
+        run.write_checkpoint(tmp_path / name)
+    out = ["--out", str(tmp_path / "mean")]
+    assert main(["train", "average", str(tmp_path / "one"), *out]) == 2
+    assert "needs two checkpoints or more" in capsys.readouterr().err
+    assert main(["train", "average", str(tmp_path / "one"), str(tmp_path / "other"), *out]) == 2
+    said = capsys.readouterr().err
+    assert "is not of the same model" in said and "fc1" in said and said.count("\n") == 1
+    assert not (tmp_path / "mean").exists()
