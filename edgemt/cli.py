@@ -22,7 +22,9 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "train": Command("edgemt.training.command", "fine-tune a model with automatic mixed precision", "train"),
-    "train average": Command("edgemt.training.averaging", "average several checkpoints of one model", "train"),
+    "train average": Command(
+        "edgemt.training.averaging", "average several checkpoints of one model", "train"
+    ),
     "train compare": Command(
         "edgemt.training.compare.command", "train in several precisions and write the comparison", "train"
     ),

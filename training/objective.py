@@ -35,7 +35,8 @@ def compiled(module: nn.Module, device: str) -> nn.Module:
         )
         needed = "a C++ compiler (g++)" if device == "cpu" else "Triton and a C compiler"
         raise UsageError(
-            f"compile = true, but torch.compile does not work here ({reason}): install {needed}, or leave it out"
+            f"compile = true, but torch.compile does not work here ({reason}): install {needed}, "
+            "or leave it out"
         ) from error
     return cast(nn.Module, torch.compile(module, dynamic=True))
 

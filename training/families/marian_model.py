@@ -71,8 +71,8 @@ def model_like(folder: Path, config: Config) -> MarianMTModel:
     values = read_json(folder / "config.json")
     if values.get("model_type") != "marian":
         raise UsageError(
-            f"{folder} is of the kind {values.get('model_type')}, not marian: set model.family = \"causal\" if it "
-            "is a decoder alone, or start from another checkpoint"
+            f'{folder} is of the kind {values.get("model_type")}, not marian: set model.family = "causal" '
+            "if it is a decoder alone, or start from another checkpoint"
         )
     found = MarianConfig.from_dict(values, attn_implementation=attention(config))
     asked: dict[str, Any] = {name: getattr(config.model, name) for name in config.model.model_fields_set}
