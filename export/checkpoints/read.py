@@ -152,12 +152,12 @@ def open_checkpoint(path: Path, config_from: Path | None = None, base: Path | No
     weights = read_weights(path, base)
     directory = config_from or weights.directory
     config_file, generation_file = directory / "config.json", directory / "generation_config.json"
-    if not config_file.is_file():
+    if weights.config is None and not config_file.is_file():
         raise EdgemtError(
             f"{directory} has no config.json, so that nothing says what model the weights in {path} are of; "
             "copy it there with the tokenizer's files, or name their folder with --config-from"
         )
-    config = read_json(config_file)
+    config = read_json(config_file) if weights.config is None else dict(weights.config)
     generation = read_json(generation_file) if generation_file.is_file() else {}
     for key in ("pad_token_id", "eos_token_id", "decoder_start_token_id", "bad_words_ids"):
         if config.get(key) is None and generation.get(key) is not None:

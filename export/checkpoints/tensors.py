@@ -55,6 +55,7 @@ class Weights:
     files: tuple[Path, ...]  # in order: what the SHA-256 covers
     amp: Mapping[str, Any]  # what this form tells of the training (the keys: `facts.py`)
     directory: Path  # where config.json and the tokenizer files are
+    config: Mapping[str, Any] | None = None  # where a form has it inside: what config.json would say
 
 
 class Loaded(Mapping[str, Array]):

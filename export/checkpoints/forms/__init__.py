@@ -12,6 +12,7 @@ from edgemt.export.checkpoints.forms import (
     deepspeed,
     deepspeed_plain,
     edgemt,
+    gguf,
     trainer,
     transformers,
 )
@@ -37,6 +38,7 @@ FORMS = (
     Form("DeepSpeed ZeRO", deepspeed.found, deepspeed.read),
     Form("Trainer checkpoint", trainer.found, trainer.read),
     Form("Accelerate save_state", accelerate.found, accelerate.read),
+    Form("GGUF", gguf.found, gguf.read),
     *(Form(name, transformers.found(name), transformers.read(name)) for name in transformers.MARKERS),
     Form("torch.save file", amp_dict.found, amp_dict.read),  # of a loop of one's own, torch.amp's or Apex's
 )
