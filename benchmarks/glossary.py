@@ -41,6 +41,7 @@ import sacrebleu
 
 from edgemt import text as texts
 from edgemt.constraints import TermConstraint
+from edgemt.family import Request
 from edgemt.glossary import INNER_STOP, Glossary, Wanted, within
 from edgemt.search import CONSTRAINED_BEAM, SearchOptions
 from edgemt.translator import Translator, load
@@ -105,7 +106,7 @@ def alone(row: Row, output: str) -> bool:
 
 def translate(translator: Translator, row: Row, pair: tuple[str, str], way: Way) -> tuple[str, bool]:
     """The translation, and whether it came to its end."""
-    tokenizer, model = translator.tokenizer, translator.bundle.manifest.model
+    tokenizer = translator.tokenizer
     wanted: Wanted | None = None
     constraint = None
     if way.terms:
@@ -115,9 +116,8 @@ def translate(translator: Translator, row: Row, pair: tuple[str, str], way: Way)
         if not way.stops:
             constraint = TermConstraint(list(wanted.terms.values()), tokenizer.inner)
     options = dataclasses.replace(translator.options, **way.options)
-    source = [tokenizer.encode(wanted.source if wanted and way.switch else row.source)]
-    direction = "-".join(pair)
-    (found,) = translator.family.generate(translator.program, model, direction, source, options, [constraint])
+    source = wanted.source if wanted and way.switch else row.source
+    (found,) = translator.family.generate(translator.program, [Request(source, *pair, constraint)], options)
     target = texts.tidy(tokenizer.decode(found.tokens), pair[1])
     return (wanted.check(target)[0] if wanted else target), found.finished
 

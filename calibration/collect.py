@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -23,13 +22,11 @@ from tqdm import tqdm
 from edgemt.calibration.observers import OBSERVERS
 from edgemt.calibration.quantspec import QuantSpec
 from edgemt.errors import EdgemtError, UsageError
+from edgemt.family import Request
 from edgemt.manifest import Manifest
 from edgemt.runtimes import open_program
 from edgemt.runtimes.protocol import RoleTensors
-from edgemt.search import SearchOptions
-from edgemt.text import well_formed
-from edgemt.tokenizer import Tokenizer
-from edgemt.translator import FAMILIES
+from edgemt.translator import open_family, search_options
 
 Sentence = tuple[str, str, str]  # source language, target language, text
 
@@ -65,15 +62,10 @@ def collect(
             observers[name].update(array)
 
     program = open_program(directory, manifest, threads=threads, taps=tensors, on_tap=listen)
-    tokenizer, model = Tokenizer(directory, manifest.tokenizer), manifest.model
-    family = importlib.import_module(FAMILIES[manifest.family])
-    known = {field.name for field in dataclasses.fields(SearchOptions)}
-    generation = {key: value for key, value in manifest.generation.items() if key in known}
-    options = SearchOptions(**{**generation, "beam": 1})
-    limit = min(family.source_limit(model), manifest.generation.get("max_source_tokens", model.max_positions))
+    family = open_family(directory, manifest)
+    options = dataclasses.replace(search_options(manifest), beam=1)
     for source_lang, target_lang, text in tqdm(sentences, desc="calibrating", disable=None):
-        ids = tokenizer.encode(well_formed(text))[:limit]
-        family.generate(program, model, f"{source_lang}-{target_lang}", [ids], options)
+        family.generate(program, [Request(text, source_lang, target_lang)], options, family.limit)
     ranges = {name: found.range() for name, found in observers.items()}
     return QuantSpec(
         activations=ranges,

@@ -9,13 +9,12 @@ from pathlib import Path
 
 from edgemt.constraints import Stops, TermConstraint
 from edgemt.errors import UsageError
+from edgemt.family import Tokenizer
 from edgemt.text import LATIN, tidy
-from edgemt.tokenizer import Tokenizer
 
 HEADERS = {("source", "target"), ("zh", "en"), ("en", "zh")}
 OPENING = "([{（【「『“‘\"'-/"  # marks after which a word begins without a space
 INNER_STOP = re.compile(r"[.!?。！？…]+(?=[^\w.!?。！？…]*[^\W\d_])")  # an end, or a dot, with words after it
-ANCHOR = {"zh": "，", "en": "("}  # a mark that is never part of a longer piece
 
 
 class Glossary(dict[str, str]):
@@ -175,12 +174,7 @@ def spellings(term: str, glued: bool, target_lang: str, tokenizer: Tokenizer) ->
     """The token sequences that spell a target term: with a space before it, without where that may be."""
     sequences: list[list[int]] = []
     for form in cased(term):
-        sequences.append(tokenizer.encode_target(form))
-        if glued or target_lang == "zh":
-            mark = tokenizer.encode_target(ANCHOR.get(target_lang, "("))
-            after = tokenizer.encode_target(ANCHOR.get(target_lang, "(") + form)
-            if after[: len(mark)] == mark:
-                sequences.append(after[len(mark) :])
+        sequences += tokenizer.spellings(form, glued, target_lang)
     if any(tokenizer.unknown in sequence for sequence in sequences):
         raise UsageError(
             f"this model cannot write the glossary term {term!r} (unknown letters); choose another"

@@ -50,19 +50,20 @@ class Manifest:
     """`files` maps every other file to {"sha256", "bytes"}; `digest` covers the manifest itself."""
 
     name: str
-    family: str  # "seq2seq" (one encoder graph, one step graph)
+    family: str  # "seq2seq" (one encoder graph, one step graph), "causal" (one step graph)
     languages: list[list[str]]  # [["zh", "en"], …]: pairs it translates
     target: str  # "onnxruntime"
     precision: str  # "int8-static" | "int8-dynamic" | "fp32" | "fp16"
     graphs: dict[str, Graph]  # role -> graph
     states: list[StateSpec]
     model: Model
-    tokenizer: dict[str, str]  # {"source": file, "target": file, "vocab": file}
+    tokenizer: dict[str, str]  # {"source": file, "target": file, "vocab": file}; causal: {"bpe": file}
     generation: dict[str, Any]  # defaults: {"beam": 1, "max_length_factor": 2.0, "max_length_extra": 16}
     features: dict[str, bool]
     licence: str
     provenance: dict[str, Any]
     gate: dict[str, Any]
+    chat: dict[str, list[int]] = field(default_factory=dict)  # causal: ids before and after a prompt
     layers: list[dict[str, Any]] = field(
         default_factory=list
     )  # {"name", "graph", "op", "precision", "bytes"}

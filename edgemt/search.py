@@ -61,21 +61,31 @@ def search(
     options: SearchOptions,
     constraints: Sequence[Constraint | None] | None = None,
     prefix: int = 0,
+    lengths: Sequence[int] | None = None,
 ) -> list[Hypothesis]:
-    """One translation a source (ids with language prefix and end); all are decoded together.
+    """One translation a source (ids with language prefix and end, or a prompt); all are decoded together.
 
     A source with a constraint gets a wider beam, and a result that meets it. The spans of its terms count
-    from source token `prefix` on.
+    from source token `prefix` on. A result's length is limited by `lengths`, those of the texts in the
+    sources (None: of the sources themselves).
     Raises EdgemtError for ids or lengths that the model does not take, and for a constraint longer than it.
     """
     constraints = [None] * len(sources) if constraints is None else constraints
     fused = options.beam == 1 and not options.scores and program.caps.greedy
+    missing = [0 if constraint is None else constraint.missing for constraint in constraints]
+    limits = []
+    for source, length, more in zip(sources, lengths or map(len, sources), missing, strict=True):
+        room = model.max_positions - (len(source) if program.caps.prompts else 0)
+        asked = int(options.max_length_factor * length) + options.max_length_extra + more
+        limits.append(max(1, min(asked, room)))
     found: dict[int, Hypothesis] = {}
     if easy := [i for i, constraint in enumerate(constraints) if fused and constraint is None]:
-        found |= zip(easy, _greedy(program, [sources[i] for i in easy], model, options), strict=True)
+        lines = _greedy(program, [sources[i] for i in easy], model, [limits[i] for i in easy])
+        found |= zip(easy, lines, strict=True)
     if rest := [i for i in range(len(sources)) if i not in found]:
         progress = [constraints[i] or FREE for i in rest]
-        beams = _beam(program, [sources[i] for i in rest], model, options, progress, prefix)
+        some = [limits[i] for i in rest]
+        beams = _beam(program, [sources[i] for i in rest], model, options, progress, some, prefix)
         found |= zip(rest, beams, strict=True)
     return [found[i] for i in range(len(sources))]
 
@@ -88,16 +98,10 @@ def _encode(program: Program, sources: Sequence[Sequence[int]], pad: int):
     return program.encode(ids, lengths)
 
 
-def _limit(source: Sequence[int], model: Model, options: SearchOptions, more: int = 0) -> int:
-    """The most tokens to generate, the end included."""
-    asked = int(options.max_length_factor * len(source)) + options.max_length_extra + more
-    return max(1, min(asked, model.max_positions))
-
-
 def _greedy(
-    program: Program, sources: Sequence[Sequence[int]], model: Model, options: SearchOptions
+    program: Program, sources: Sequence[Sequence[int]], model: Model, limits: Sequence[int]
 ) -> list[Hypothesis]:
-    limits = [_limit(source, model, options) for source in sources]
+    """`limits`: the most tokens to generate for each source, the end included."""
     start = np.full((len(sources), 1), model.start_id, np.int32)
     stop = np.array([model.eos_id], np.int32)
     lines = program.greedy(_encode(program, sources, model.pad_id), start, max(limits), stop)
@@ -283,11 +287,11 @@ def _beam(
     model: Model,
     options: SearchOptions,
     constraints: Sequence[Constraint],
+    limits: Sequence[int],
     prefix: int,
 ) -> list[Hypothesis]:
     beams, width = [], max(map(len, sources))
-    for source, constraint in zip(sources, constraints, strict=True):
-        limit = _limit(source, model, options, constraint.missing)
+    for limit, constraint in zip(limits, constraints, strict=True):
         if constraint.missing > limit:
             raise EdgemtError(
                 f"the terms to place need {constraint.missing} tokens, and the model has {limit} positions; "

@@ -3,36 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
-from edgemt.constraints import Constraint
 from edgemt.errors import UsageError
-from edgemt.manifest import Model
+from edgemt.family import Request
+from edgemt.manifest import Manifest
 from edgemt.runtimes.protocol import Program
 from edgemt.search import Hypothesis, SearchOptions, search
+from edgemt.text import well_formed
+from edgemt.tokenizer import Tokenizer
 
 
-def source_limit(model: Model) -> int:
-    """The most tokens of one source: half of the positions, so that a translation twice as long has room."""
-    return max(model.max_positions // 2, 8)
+def load(directory: Path, manifest: Manifest) -> Seq2Seq:
+    return Seq2Seq(directory, manifest)
 
 
-def generate(
-    program: Program,
-    model: Model,
-    direction: str,
-    sources: Sequence[Sequence[int]],
-    options: SearchOptions,
-    constraints: Sequence[Constraint | None] | None = None,
-) -> list[Hypothesis]:
-    """The best translation of each source (ids without prefix and end) in `direction`, such as "zh-en".
+class Seq2Seq:
+    """See `Family`."""
 
-    Raises UsageError for a source that has more tokens than the model has positions.
-    """
-    prefix = model.source_prefix.get(direction, [])
-    rows = [[*prefix, *source, model.eos_id] for source in sources]
-    for row in rows:
-        if len(row) > model.max_positions:
+    def __init__(self, directory: Path, manifest: Manifest) -> None:
+        self.model = manifest.model
+        self.tokenizer = Tokenizer(directory, manifest.tokenizer)
+        # Half of the positions, so that a translation twice as long has room. A small model is at its best
+        # with sentences of the length it was trained on: the bundle may say.
+        most = max(self.model.max_positions // 2, 8)
+        self.limit = min(manifest.generation.get("max_source_tokens", most), most)
+
+    def tokens(self, text: str) -> int:
+        return len(self.tokenizer.encode(text))
+
+    def source(self, request: Request, most: int | None = None) -> list[int]:
+        prefix = self.model.source_prefix.get(request.direction, [])
+        ids, positions = self.tokenizer.encode(well_formed(request.text)), self.model.max_positions
+        if most is not None:
+            ids = ids[: min(most, positions - len(prefix) - 1)]
+        row = [*prefix, *ids, self.model.eos_id]
+        if len(row) > positions:
             raise UsageError(
-                f"a sentence has {len(row)} tokens and the model takes {model.max_positions}; split it in two"
+                f"a sentence has {len(row)} tokens and the model takes {positions}; split it in two"
             )
-    return search(program, rows, model, options, constraints, len(prefix))
+        return row
+
+    def generate(
+        self,
+        program: Program,
+        requests: Sequence[Request],
+        options: SearchOptions,
+        most: int | None = None,
+    ) -> list[Hypothesis]:
+        rows = [self.source(request, most) for request in requests]
+        constraints = [request.constraint for request in requests]
+        prefix = max(len(self.model.source_prefix.get(request.direction, [])) for request in requests)
+        return search(program, rows, self.model, options, constraints, prefix)

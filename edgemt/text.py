@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from sentencex import segment  # pyright: ignore[reportAttributeAccessIssue]
 
+CLOSING = re.compile("[.…!?。！？]")
 LATIN = re.compile(r"[0-9A-Za-zÀ-ɏ]")
 SURROGATES = re.compile("[\ud800-\udfff]")  # half characters: they cannot be written as UTF-8
 # From this share of the letters on, a text with ideographs is Chinese (of 200,000 training pairs, no English
@@ -49,6 +50,11 @@ class Piece:
 
     text: str
     translate: bool = False
+
+
+def is_closing(mark: str) -> bool:
+    """Whether it is nothing but marks, one of them a full stop or its like."""
+    return CLOSING.search(mark) is not None and not any(map(str.isalnum, mark))
 
 
 def well_formed(text: str) -> str:

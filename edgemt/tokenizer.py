@@ -15,11 +15,11 @@ from pathlib import Path
 import sentencepiece
 
 from edgemt.bundle import Bundle
-from edgemt.text import LATIN, well_formed
+from edgemt.text import LATIN, is_closing, well_formed
 
 MARIAN_FILES = {"source": "source.spm", "target": "target.spm", "vocab": "vocab.json"}
 UNKNOWN = "<unk>"
-CLOSING = re.compile("[.…!?。！？]")
+ANCHOR = {"zh": "，", "en": "("}  # a mark that is never part of a longer piece
 CONTROL = re.compile(r"<unk>|<s>|</s>|<pad>|>>.+<<")
 
 
@@ -56,8 +56,7 @@ class Tokenizer:
     @cached_property
     def closing(self) -> frozenset[int]:
         """Ids of the pieces that end a sentence: nothing but marks, one of them a full stop or its like."""
-        marks = ((i, piece.removeprefix("▁")) for piece, i in self.ids.items())
-        return frozenset(i for i, mark in marks if CLOSING.search(mark) and not any(map(str.isalnum, mark)))
+        return frozenset(i for piece, i in self.ids.items() if is_closing(piece.removeprefix("▁")))
 
     def encode(self, text: str) -> list[int]:
         """Ids of a source text. What the vocabulary lacks becomes bytes where it has them, else unknown."""
@@ -70,6 +69,17 @@ class Tokenizer:
     def encode_target(self, text: str) -> list[int]:
         """Ids of a text as it would stand at the start of an output."""
         return self._encode(self._target, text)
+
+    def spellings(self, text: str, glued: bool, language: str) -> list[list[int]]:
+        """The ids that write `text` as a word of an output: with a space before it and, if `glued` or in
+        Chinese, right behind a mark."""
+        found = [self.encode_target(text)]
+        if glued or language == "zh":
+            anchor = ANCHOR.get(language, "(")
+            mark, after = self.encode_target(anchor), self.encode_target(anchor + text)
+            if after[: len(mark)] == mark:
+                found.append(after[len(mark) :])
+        return found
 
     def _encode(self, model: sentencepiece.SentencePieceProcessor, text: str) -> list[int]:
         pieces = model.encode(well_formed(text), out_type=str)

@@ -8,20 +8,21 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 from edgemt import text as texts
 from edgemt.bundle import Bundle, open_bundle
 from edgemt.errors import EdgemtError, UsageError
+from edgemt.family import Family, Request
+from edgemt.manifest import Manifest
 from edgemt.runtimes import open_program
 from edgemt.search import Hypothesis, SearchOptions
-from edgemt.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from edgemt.glossary import Glossary, Wanted
 
-FAMILIES = {"seq2seq": "edgemt.seq2seq"}  # module with source_limit() and generate()
+# A family's module has load(directory, manifest) -> Family.
+FAMILIES = {"seq2seq": "edgemt.seq2seq", "causal": "edgemt.causal"}
 
 
 @dataclass(frozen=True)
@@ -49,21 +50,12 @@ class Translator:
 
     def __init__(self, bundle: Bundle, threads: int = 1) -> None:
         manifest = bundle.manifest
-        if manifest.family not in FAMILIES:
-            raise EdgemtError(
-                f"{bundle.path} holds a model of the family {manifest.family}, and this edgemt runs "
-                f"{', '.join(FAMILIES)}; upgrade edgemt"
-            )
+        self.family = open_family(bundle.directory, manifest)
         self.bundle = bundle
         self.languages = [(source, target) for source, target in manifest.languages]
         self.program = open_program(bundle.directory, manifest, threads=threads)
-        self.tokenizer = Tokenizer.of(bundle)
-        self.family: ModuleType = importlib.import_module(FAMILIES[manifest.family])
-        known = {field.name for field in dataclasses.fields(SearchOptions)}
-        self.options = SearchOptions(**{k: v for k, v in manifest.generation.items() if k in known})
-        # A small model is at its best with sentences of the length it was trained on: the bundle may say.
-        most = self.family.source_limit(manifest.model)
-        self._limit = min(manifest.generation.get("max_source_tokens", most), most)
+        self.tokenizer = self.family.tokenizer
+        self.options = search_options(manifest)
 
     def translate(
         self,
@@ -121,15 +113,14 @@ class Translator:
     ) -> list[str]:
         """One translation a sentence, each taken whole (cut at the model's limit), `batch` at a time."""
         source_lang, target_lang = self.direction("", source_lang, target_lang)
-        model, direction = self.bundle.manifest.model, f"{source_lang}-{target_lang}"
-        room = model.max_positions - len(model.source_prefix.get(direction, [])) - 1
-        sources = [self.tokenizer.encode(texts.well_formed(sentence))[:room] for sentence in sentences]
-        order = sorted(range(len(sources)), key=lambda i: -len(sources[i]))  # rows of like length together
-        options = dataclasses.replace(self.options, beam=beam)
-        done = [""] * len(sources)
+        requests = [Request(sentence, source_lang, target_lang) for sentence in sentences]
+        lengths = [self.family.tokens(sentence) for sentence in sentences]
+        order = sorted(range(len(requests)), key=lambda i: -lengths[i])  # rows of like length together
+        options, most = dataclasses.replace(self.options, beam=beam), self.bundle.manifest.model.max_positions
+        done = [""] * len(requests)
         for start in range(0, len(order), batch):
             rows = order[start : start + batch]
-            found = self.family.generate(self.program, model, direction, [sources[i] for i in rows], options)
+            found = self.family.generate(self.program, [requests[i] for i in rows], options, most)
             for i, hypothesis in zip(rows, found, strict=True):
                 done[i] = texts.tidy(self.tokenizer.decode(hypothesis.tokens), target_lang)
         return done
@@ -156,7 +147,7 @@ class Translator:
 
     def fits(self, text: str) -> bool:
         """Whether the text is short enough to be translated in one go."""
-        return len(self.tokenizer.encode(text)) <= self._limit
+        return self.family.tokens(text) <= self.family.limit
 
     def _sentence(
         self,
@@ -169,12 +160,11 @@ class Translator:
         started = time.perf_counter()
         direction = f"{source_lang}-{target_lang}"
         wanted = glossary.wanted(sentence, target_lang, self.tokenizer) if glossary else None
-        source = self.tokenizer.encode(wanted.source if wanted else sentence)
-        model = self.bundle.manifest.model
+        source = wanted.source if wanted else sentence
 
         def answer(wanted: Wanted | None) -> tuple[Hypothesis, str, tuple[str, ...]]:
-            constraint = wanted.constraint() if wanted else None
-            found = self.family.generate(self.program, model, direction, [source], options, [constraint])[0]
+            request = Request(source, source_lang, target_lang, wanted.constraint() if wanted else None)
+            (found,) = self.family.generate(self.program, [request], options)
             target = texts.tidy(self.tokenizer.decode(found.tokens), target_lang)
             target = texts.end_as(sentence, target, target_lang)
             text, lacking = wanted.check(target) if wanted else (target, ())
@@ -189,11 +179,27 @@ class Translator:
             direction=direction,
             score=found.score,
             translated=True,
-            source_tokens=len(source),
+            source_tokens=self.family.tokens(source),
             target_tokens=len(found.tokens),
             ms=(time.perf_counter() - started) * 1000,
             missing=missing,
         )
+
+
+def open_family(directory: Path, manifest: Manifest) -> Family:
+    """The family of a bundle's model. Raises EdgemtError for one that this edgemt does not run."""
+    if manifest.family not in FAMILIES:
+        raise EdgemtError(
+            f"{manifest.name} is a model of the family {manifest.family}, and this edgemt runs "
+            f"{', '.join(FAMILIES)}; upgrade edgemt"
+        )
+    return importlib.import_module(FAMILIES[manifest.family]).load(directory, manifest)
+
+
+def search_options(manifest: Manifest) -> SearchOptions:
+    """How the bundle wants to be searched."""
+    known = {field.name for field in dataclasses.fields(SearchOptions)}
+    return SearchOptions(**{key: value for key, value in manifest.generation.items() if key in known})
 
 
 def spaced(pieces: Iterable[texts.Piece], target_lang: str) -> Iterator[tuple[texts.Piece, str]]:

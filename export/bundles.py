@@ -5,14 +5,13 @@ from __future__ import annotations
 import datetime
 import importlib.metadata
 import platform
-import shutil
 from pathlib import Path
 from typing import Any
 
 from edgemt import __version__
 from edgemt.bundle import seal
-from edgemt.export.checkpoints.facts import TOKENIZER_FILES
 from edgemt.export.checkpoints.read import Checkpoint
+from edgemt.export.families import family_of
 from edgemt.export.graphs.graphset import Canonical, GraphSet, Layer
 from edgemt.manifest import Graph, Manifest
 
@@ -41,10 +40,11 @@ def write_bundle(
     gate: dict[str, Any] | None = None,
 ) -> Manifest:
     """Write graphs, weights, tokenizer and manifest into the empty `directory`, and seal it."""
+    family = family_of(checkpoint)
     files, given = lowered.write(directory), checkpoint.generation
     manifest = Manifest(
         name=name,
-        family="seq2seq",
+        family=family.NAME,
         languages=languages,
         target=target,
         precision=precision,
@@ -53,7 +53,6 @@ def write_bundle(
         },
         states=canonical.states,
         model=canonical.model,
-        tokenizer=_tokenizer(checkpoint, directory),
         generation=GENERATION
         | {ours: given[theirs] for theirs, ours in GENERATION_KEYS.items() if given.get(theirs) is not None},
         features=canonical.features,
@@ -61,23 +60,9 @@ def write_bundle(
         provenance={**base_provenance(checkpoint), **(provenance or {})},
         gate=gate or {},
         layers=[layer._asdict() for layer in layers],
+        **family.write_tokenizer(checkpoint, directory),
     )
     return seal(directory, manifest)
-
-
-def _tokenizer(checkpoint: Checkpoint, directory: Path) -> dict[str, str]:
-    """Copy the tokenizer files, each content once (a joint vocabulary has the same model on both sides)."""
-    folder = directory / "tokenizer"
-    folder.mkdir()
-    names: dict[bytes, str] = {}
-    roles = {}
-    for role, file in TOKENIZER_FILES.items():
-        content = (checkpoint.directory / file).read_bytes()
-        if content not in names:
-            names[content] = f"tokenizer/{file}"
-            shutil.copyfile(checkpoint.directory / file, folder / file)
-        roles[role] = names[content]
-    return roles
 
 
 def base_provenance(checkpoint: Checkpoint) -> dict[str, Any]:

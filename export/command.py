@@ -39,6 +39,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     precision = parser.add_mutually_exclusive_group()
     for name, text in (
         ("int8", "8-bit weights and activations (default)"),
+        ("int4", "4-bit weights in blocks, for decoder-only models"),
         ("fp16", "half precision, for GPUs"),
         ("fp32", "single precision, unchanged"),
     ):

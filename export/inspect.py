@@ -9,7 +9,7 @@ from typing import Any
 from edgemt.export.checkpoints.facts import listing
 from edgemt.export.checkpoints.problems import CURES, Findings
 from edgemt.export.checkpoints.read import Checkpoint, open_checkpoint
-from edgemt.export.graphs import ARCHITECTURES
+from edgemt.export.families import ARCHITECTURES
 from edgemt.inspect_command import flat, size, table
 
 HALF = 65504  # the largest FP16 value

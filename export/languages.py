@@ -31,7 +31,7 @@ def languages(checkpoint: Named, asked: str | None = None) -> tuple[list[list[st
     tokenizer_config.json, else every pair of its language tokens. A model with one target needs no prefix.
     """
     tokens = {match.group(1): i for piece, i in checkpoint.vocab.items() if (match := TOKEN.fullmatch(piece))}
-    pairs = _asked(asked) if asked else _configured(checkpoint)
+    pairs = asked_pairs(asked) if asked else _configured(checkpoint)
     if not pairs:
         codes = sorted({CODES.get(token, token) for token in tokens}, reverse=True)
         pairs = [[source, target] for source in codes for target in codes if source != target]
@@ -48,7 +48,8 @@ def languages(checkpoint: Named, asked: str | None = None) -> tuple[list[list[st
     return pairs, prefixes
 
 
-def _asked(asked: str) -> list[list[str]]:
+def asked_pairs(asked: str) -> list[list[str]]:
+    """What --languages names: "zh-en,en-zh". Raises UsageError if it is no list of pairs."""
     pairs = [pair.strip().split("-") for pair in asked.split(",")]
     if not all(len(pair) == 2 and all(pair) for pair in pairs):
         raise UsageError(f"--languages {asked} is not a list of pairs; write for example zh-en,en-zh")

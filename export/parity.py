@@ -5,19 +5,32 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgemt.errors import EdgemtError
 from edgemt.export.checkpoints.read import Checkpoint
+from edgemt.export.families import family_of
 from edgemt.manifest import Model
-from edgemt.runtimes.protocol import Program, Want
+from edgemt.runtimes.protocol import F32, I32, Program, Want
 
 TOLERANCE = 1e-4  # of max(1, standard deviation of the logits)
 MARGIN = 10  # a token may differ where torch's own lead is below so many times the largest error
 BATCH = 4  # sentences of different lengths together: masks and padding are compared too
+
+
+class Reference(Protocol):
+    """Torch's own decoding of some sources together."""
+
+    def start(self, ids: I32, lengths: I32) -> None:
+        """Begin with sources [rows, longest], padded on the right."""
+        ...
+
+    def step(self, tokens: I32) -> F32:
+        """The logits [rows, V] after one more token [rows]; the first is the model's start token."""
+        ...
 
 
 @dataclass
@@ -54,11 +67,11 @@ def check_parity(
 
     Raises EdgemtError if the difference is larger than FP32 arithmetic explains.
     """
-    torch_model = _load(checkpoint)
+    reference = family_of(checkpoint).reference(_load(checkpoint), model)
     pairs: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
     with _one_thread():
         for start in range(0, len(sources), BATCH):
-            pairs += _decode(torch_model, program, model, sources[start : start + BATCH], steps)
+            pairs += _decode(reference, program, model, sources[start : start + BATCH], steps)
     ours, theirs = (np.concatenate(side) for side in zip(*pairs, strict=True))
     error = float(np.abs(ours - theirs).max())
     best, lead = theirs.argmax(-1), np.diff(np.partition(theirs, -2)[:, -2:])[:, 0]
@@ -107,32 +120,23 @@ def _one_thread() -> Iterator[None]:
 
 
 def _decode(
-    torch_model: Any, program: Program, model: Model, sources: Sequence[Sequence[int]], steps: int
+    reference: Reference, program: Program, model: Model, sources: Sequence[Sequence[int]], steps: int
 ) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
     """Torch decodes greedily, both see its tokens: (our, torch's) logits [rows left, V] of each step."""
     import torch
-    from transformers.modeling_outputs import BaseModelOutput
 
     rows, lengths = len(sources), np.array([len(source) for source in sources], np.int32)
     ids = np.full((rows, lengths.max()), model.pad_id, np.int32)
     for row, source in enumerate(sources):
         ids[row, : len(source)] = source
-    mask = torch.from_numpy(np.arange(ids.shape[1]) < lengths[:, None]).long()
-    session = program.open(program.encode(ids, lengths), np.arange(rows, dtype=np.int32), steps)
+    most = min(steps, model.max_positions - (int(lengths.max()) if program.caps.prompts else 0))
+    session = program.open(program.encode(ids, lengths), np.arange(rows, dtype=np.int32), most)
     unfinished, taken = np.ones(rows, bool), np.full(rows, model.start_id, np.int32)
     pairs = []
     with torch.inference_mode():
-        encoded = torch_model.get_encoder()(torch.from_numpy(ids).long(), attention_mask=mask)
-        hidden, past = BaseModelOutput(last_hidden_state=encoded[0]), None
-        for _ in range(min(steps, model.max_positions)):
-            answer = torch_model(
-                encoder_outputs=hidden,
-                attention_mask=mask,
-                decoder_input_ids=torch.from_numpy(taken).long()[:, None],
-                past_key_values=past,
-                use_cache=True,
-            )
-            past, theirs = answer.past_key_values, answer.logits[:, -1].numpy()
+        reference.start(ids, lengths)
+        for _ in range(most):
+            theirs = reference.step(taken)
             ours = session.step(taken[:, None], np.ones(rows, np.int32), Want(logits=True)).logits
             assert ours is not None
             pairs.append((ours[unfinished, -1].copy(), theirs[unfinished]))

@@ -6,7 +6,7 @@ import dataclasses
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,19 +21,19 @@ from edgemt.export.bundles import write_bundle
 from edgemt.export.checkpoints.read import Checkpoint, open_checkpoint
 from edgemt.export.choose import Variant, choose
 from edgemt.export.clock import ROUNDS, SENTENCES, clock
-from edgemt.export.graphs import build, check_architecture
+from edgemt.export.families import Family, check_architecture, family_of
 from edgemt.export.graphs.graphset import Canonical
-from edgemt.export.languages import languages
 from edgemt.export.parity import check_parity
 from edgemt.export.report import write_report
 from edgemt.export.rows import Row
 from edgemt.export.targets import Target, target
 from edgemt.export.workspace import check_output, publish, workspace
+from edgemt.family import Request as Sentence
 from edgemt.translator import Translator
 
 PARITY_SENTENCES = 16
 SAMPLES = 8
-SCHEMES = {"auto": ("int8-static", "int8-dynamic"), "static": ("int8-static",), "dynamic": ("int8-dynamic",)}
+GATED = ("int8", "int4")  # precisions that are shipped only if held-out sentences say so
 # For a checkpoint that brings no calibration sentences, and is not quantised: parity only needs some text.
 PLAIN_TEXT = (
     "我对青霉素过敏。",
@@ -52,8 +52,8 @@ class Request:
         None  # None: config.json and tokenizer are where the checkpoint's form has them
     )
     base: Path | None = None  # None: what the adapter names, if the checkpoint is one
-    precision: str = "int8"  # "int8" | "fp32" | "fp16"
-    scheme: str = "auto"  # a key of SCHEMES
+    precision: str = "int8"  # "int8" | "int4" | "fp32" | "fp16"
+    scheme: str = "auto"  # of INT8: "auto" | "static" | "dynamic"
     target: str = "onnxruntime"
     calibration: Path | None = None  # None: the checkpoint's calibration.tsv
     calibration_sentences: int = 2000
@@ -67,9 +67,13 @@ class Request:
     force: bool = False
     command: str = ""
 
-    def candidates(self) -> tuple[str, ...]:
-        """The precisions to try, beside FP32."""
-        return {"fp32": (), "fp16": ("fp16",), "int8": SCHEMES[self.scheme]}[self.precision]
+    def candidates(self, family: Family) -> Sequence[str]:
+        """The precisions to try, beside FP32. Raises UsageError if the family has none of what was asked."""
+        asked = f"int8-{self.scheme}" if self.precision == "int8" else self.precision
+        if asked not in family.CANDIDATES:
+            known = " or ".join(dict.fromkeys(f"--{name.split('-')[0]}" for name in family.CANDIDATES))
+            raise UsageError(f"a {family.NAME} model is exported with {known}; --{self.precision} is not one")
+        return family.CANDIDATES[asked]
 
 
 @dataclass
@@ -96,6 +100,7 @@ class Export:
     request: Request
     work: Path
     checkpoint: Checkpoint
+    candidates: Sequence[str]  # precisions beside FP32
     canonical: Canonical
     pairs: list[list[str]]
     target: Target
@@ -144,29 +149,30 @@ def export(request: Request) -> dict[str, Any]:
     stage = Stages()
     with stage("reading the checkpoint"):
         checkpoint = open_checkpoint(request.checkpoint, request.config_from, request.base)
-        check_architecture(checkpoint)
+        candidates = request.candidates(family_of(checkpoint))
+        family = check_architecture(checkpoint)
         checkpoint.check()
         if (masters := str(checkpoint.amp.get("masters"))).startswith("none"):
             print(f"edgemt export: warning: FP32 masters of {checkpoint.form}: {masters}", file=sys.stderr)
-        pairs, prefixes = languages(checkpoint, request.languages)
+        pairs, prefixes = family.languages(checkpoint, request.languages)
     with stage("building the canonical graphs"):
-        canonical = build(checkpoint, prefixes)
+        canonical = family.build(checkpoint, prefixes)
     name = request.name or request.output.stem
     report: dict[str, Any] = {"name": name, "command": request.command, "stages": stage.done}
     with workspace(request.output) as work:
-        run = Export(request, work, checkpoint, canonical, pairs, target(request.target), stage, report)
-        static = "int8-static" in request.candidates()
-        int8 = request.precision == "int8"
-        heldout = run.rows(request.heldout, "heldout.tsv", "the quality gate", int8)
+        lowering = target(request.target)
+        run = Export(request, work, checkpoint, candidates, canonical, pairs, lowering, stage, report)
+        static = "int8-static" in candidates
+        heldout = run.rows(request.heldout, "heldout.tsv", "the quality gate", request.precision in GATED)
         calibration = run.rows(request.calibration, "calibration.tsv", "the calibration", static)
         fp32 = run.write("fp32")
         compare_with_torch(run, fp32, heldout)
         spec = calibrate(run, fp32, calibration) if static else None
         found = {"fp32": fp32}
-        for precision in request.candidates():
+        for precision in candidates:
             with stage(f"lowering to {precision}"):
                 found[precision] = run.write(precision, spec if precision == "int8-static" else None)
-        chosen = select(run, found, heldout if request.candidates() else [], spec)
+        chosen = select(run, found, heldout if candidates else [], spec)
         finish(run, found[chosen], spec)
         publish(found[chosen], request.output)
     return report
@@ -176,18 +182,14 @@ def compare_with_torch(run: Export, fp32: Path, rows: list[Row]) -> None:
     """Parity of the FP32 bundle on real sentences, printed."""
     bundle = open_bundle(fp32)
     translator = Translator(bundle)
-    model, most = bundle.manifest.model, bundle.manifest.model.max_positions // 2
     rows = rows or [Row(pair[0], pair[1], text, "") for pair in run.pairs for text in PLAIN_TEXT]
+    family, most = translator.family, bundle.manifest.model.max_positions // 2
     sources = [
-        [
-            *model.source_prefix[f"{row.source_lang}-{row.target_lang}"],
-            *translator.tokenizer.encode(row.source)[:most],
-            model.eos_id,
-        ]
+        family.source(Sentence(row.source, row.source_lang, row.target_lang), most)
         for row in tables.interleaved(rows, PARITY_SENTENCES)
     ]
     with run.stage("comparing with torch"):
-        parity = check_parity(run.checkpoint, translator.program, model, sources)
+        parity = check_parity(run.checkpoint, translator.program, bundle.manifest.model, sources)
     print(parity, file=sys.stderr)
     run.report["parity"] = parity.to_json()
 
@@ -220,7 +222,7 @@ def select(run: Export, found: dict[str, Path], heldout: list[Row], spec: QuantS
     chosen, choice = run.request.precision, f"{run.request.precision}, as asked."
     if heldout:
         measure(run, variants, found, heldout)
-        passed = {name: variants[name] for name in run.request.candidates() if variants[name].passed}
+        passed = {name: variants[name] for name in run.candidates if variants[name].passed}
         if not passed:
             raise EdgemtError(failure(run, variants, spec))
         chosen, choice = choose(passed)
@@ -243,7 +245,7 @@ def measure(run: Export, variants: dict[str, Variant], found: dict[str, Path], h
     with run.stage(f"translating {len(heldout)} held-out sentences with {', '.join(found)}"):
         outputs = {name: decode(translator, heldout) for name, translator in translators.items()}
     with run.stage("the quality gate"):
-        for name in run.request.candidates():
+        for name in run.candidates:
             result = judge(
                 heldout,
                 outputs["fp32"],

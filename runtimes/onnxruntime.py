@@ -13,7 +13,7 @@ from edgemt.errors import EdgemtError
 from edgemt.manifest import Manifest
 from edgemt.runtimes.ort_graph import Binding, Graph
 from edgemt.runtimes.ort_session import BARRED, OrtSession, check_ids, check_length
-from edgemt.runtimes.ort_state import Encoded, Prefix, shape_of
+from edgemt.runtimes.ort_state import Encoded, Prefix, Prompts, shape_of
 from edgemt.runtimes.protocol import I32, Caps, RoleTensors, Tap
 
 GREEDY = "greedy"  # the role of the graph that decodes a sentence whole
@@ -80,6 +80,7 @@ class OrtProgram:
             alignment="alignment" in outputs,
             shortlist=True,
             greedy="top_ids" in outputs,
+            prompts="encoder" not in manifest.graphs,
         )
         if self._greedy is None:
             self._step  # noqa: B018 - loaded now, so that what is wrong with it is told now
@@ -91,19 +92,21 @@ class OrtProgram:
                 self._loaded_step = self._load_step()
             return self._loaded_step
 
-    def encode(self, ids: I32, lengths: I32) -> Encoded:
+    def encode(self, ids: I32, lengths: I32) -> Encoded | Prompts:
         """See the protocol. The result may serve any number of sessions.
+
+        Of a model without an encoder the source is a prompt, which each session runs with its first step.
 
         Raises EdgemtError for an id outside the vocabulary, an empty row, and too many tokens for the model.
         """
-        if self._encoder is None:
-            raise EdgemtError("this model has no encoder: open a session without a source")
         width = int(lengths.max())
         if len(lengths) != len(ids) or lengths.min() < 1 or width > ids.shape[1]:
             raise EdgemtError(f"source lengths {lengths.tolist()} do not fit ids of shape {ids.shape}")
         check_length(width, self._model)
         ids = np.ascontiguousarray(ids[:, :width], np.int32)
         check_ids(ids, self._model)
+        if self._encoder is None:
+            return Prompts(ids, np.array(lengths, np.int32))
         binding, inputs, rows = Binding(self._encoder), self._encoder.inputs, len(ids)
         positions = np.arange(width, dtype=np.int32)
         padding = positions >= lengths[:, None]
@@ -120,7 +123,7 @@ class OrtProgram:
         return Encoded(np.array(lengths, np.int32), bias, states)
 
     def open(
-        self, source: Encoded | None, rows: I32, max_new: int, prefix: Prefix | None = None
+        self, source: Encoded | Prompts | None, rows: I32, max_new: int, prefix: Prefix | None = None
     ) -> OrtSession:
         """See the protocol. With a prefix of several rows, row i starts from the prefix's row rows[i]."""
         if not len(rows) or (
@@ -129,16 +132,24 @@ class OrtProgram:
             raise EdgemtError(
                 f"source rows {list(rows)} were asked for, of {len(source.lengths) if source else 0}"
             )
-        check_length(max_new + (0 if prefix is None else int(prefix.lengths.max())), self._model)
-        slots = min(max_new, MOST_SLOTS) + 1
+        before = 0 if prefix is None else int(prefix.lengths.max())
+        if isinstance(source, Prompts):
+            before += int(source.lengths.max())
+        check_length(before + max_new, self._model)
+        slots = before + min(max_new, MOST_SLOTS) + 1
         session = OrtSession(self._step, self._states, self._model, self.caps, source, rows, slots)
         if prefix is not None:
             session.start_from(prefix, rows)
         return session
 
-    def greedy(self, source: Encoded, forced: I32, max_new: int, stop: I32) -> list[I32]:
+    def greedy(self, source: Encoded | Prompts, forced: I32, max_new: int, stop: I32) -> list[I32]:
         """See the protocol. Each row yields at most `max_new` tokens, its stop token counted."""
-        if self._greedy and forced.shape == (1, 1) and stop.tolist() == [self._model.eos_id]:
+        if (
+            self._greedy
+            and isinstance(source, Encoded)
+            and forced.shape == (1, 1)
+            and stop.tolist() == [self._model.eos_id]
+        ):
             return [self._greedy_graph(self._greedy, source, forced, max_new)]
         return self._greedy_steps(source, forced, max_new, stop)
 
@@ -151,7 +162,7 @@ class OrtProgram:
         tokens = np.asarray(found[0], np.int32).ravel()
         return tokens[:-1] if tokens.size and tokens[-1] == self._model.eos_id else tokens
 
-    def _greedy_steps(self, source: Encoded, forced: I32, max_new: int, stop: I32) -> list[I32]:
+    def _greedy_steps(self, source: Encoded | Prompts, forced: I32, max_new: int, stop: I32) -> list[I32]:
         """Step by step, for several rows and for graphs without a loop of their own.
 
         Between two runs of the graph Python takes 11 µs of a step of 141 (INT8, d 256, two layers, 10,000
@@ -162,14 +173,14 @@ class OrtProgram:
         if width > self.caps.max_width:
             for column in range(width - 1):
                 session.feed(forced[:, column : column + 1])
-                session.run(None, BEST)
+                session.run(BEST)
             forced = forced[:, -1:]
-        session.feed(forced)
+        session.feed(forced, last=True)
         stops, nowhere = frozenset(stop.tolist()), []
         lines: list[list[int]] = [[] for _ in range(rows)]
         taking = list(lines)  # for every row of the session, the line that takes its tokens
         for _ in range(max_new):
-            session.run(None, BEST)
+            session.run(BEST)
             tokens = session.found["top_ids"][:, -1, 0]
             words = tokens.tolist()
             if not stops.isdisjoint(words):

@@ -17,7 +17,7 @@ from edgemt.errors import EdgemtError
 from edgemt.manifest import Model
 from edgemt.runtimes import answer
 from edgemt.runtimes.ort_graph import CODES, DEVICE, Binding, Graph, address
-from edgemt.runtimes.ort_state import Cache, Cell, Encoded, Prefix, shape_of
+from edgemt.runtimes.ort_state import Cache, Cell, Encoded, Prefix, Prompts, shape_of
 from edgemt.runtimes.protocol import I32, Caps, StateSpec, Step, Want
 
 BARRED = -10000.0  # added to an attention score that may not count; within FP16
@@ -33,14 +33,19 @@ class OrtSession:
         states: Sequence[StateSpec],
         model: Model,
         caps: Caps,
-        source: Encoded | None,
+        source: Encoded | Prompts | None,
         rows: I32,
         slots: int,
     ) -> None:
-        """`rows` are rows of `source`; the caches start with room for `slots` tokens, and grow."""
+        """`rows` are rows of `source`; the caches start with room for `slots` tokens, and grow.
+
+        Prompts are run with the first step, in the same pass over the weights.
+        """
         self.rows, self.past = len(rows), 0
         self.binding = Binding(graph)
-        self._graph, self._model, self._caps, self._source = graph, model, caps, source
+        self._graph, self._model, self._caps = graph, model, caps
+        self._source = source if isinstance(source, Encoded) else None
+        self._prompts = source.of(rows) if isinstance(source, Prompts) else None
         self._used: NDArray[np.bool_] | None = None
         self._source_rows = np.asarray(rows, np.intp)
         self._constant = [spec for spec in states if spec.update == "constant"]
@@ -49,6 +54,7 @@ class OrtSession:
         self.found: dict[str, NDArray[Any]] = {}  # the outputs' buffers
         self._bias_dtype = graph.inputs.get("self_bias")
         self._zeros: NDArray[Any] = np.zeros(0, self._bias_dtype)
+        self._picks = "wanted" in graph.inputs  # the graph answers at the places asked for
         self._k = np.ones(1, np.int64)
         if "top_k" in graph.inputs:
             self.binding.input("top_k", self._k)
@@ -91,30 +97,56 @@ class OrtSession:
             )
         if width > self._caps.max_width:
             raise EdgemtError(f"a step of {width} tokens; this model takes {self._caps.max_width} at a time")
-        self.feed(ids[:, :width])
+        self.feed(ids[:, :width], None if narrowest == width else widths, want.last)
         names = answer.needs(want, self._graph.outputs)
-        self.run(None if narrowest == width else widths, names, answer.candidates(want, self._model))
+        self.run(names, answer.candidates(want, self._model))
+        if want.last and width > 1 and not self._picks:
+            ends = (widths - 1)[:, None, None]
+            self.found = {name: np.take_along_axis(array, ends, 1) for name, array in self.found.items()}
+            self._bound = None
         return answer.step(self.found, want, self._model)
 
-    def feed(self, ids: I32) -> None:
-        """Check [rows, width] ids and copy them to where the next run reads them."""
+    def feed(self, ids: I32, widths: I32 | None = None, last: bool = False) -> None:
+        """Check [rows, width] ids, of which row r counts widths[r] (None: all), for the next run to read.
+
+        A graph that answers at the places asked for does so at all of these, or at each row's last.
+        """
+        asked, first = ids.shape[1] if widths is None else widths, 0
+        if self._prompts is not None:
+            ids, first = self._prompts.before(ids)
+            ends = first + asked
+            widths = ends if ends.min() < ids.shape[1] else None
+            self._prompts = None
         if ids.shape != self.ids.shape:
             self._resize(ids.shape[1])
         self.ids[...] = ids
         check_ids(self.ids, self._model)
+        self._widths = widths
+        if self._picks:
+            width = int(np.max(asked))
+            columns = np.add(asked, -1) if last else np.arange(width)
+            places = np.reshape(first, (-1, 1)) + np.reshape(columns, (-1, 1) if last else (1, -1))
+            self._pick(places * self.rows + np.arange(self.rows)[:, None])
 
     def next(self, tokens: NDArray[np.int64]) -> None:
         """Feed the model's own choice, one token a row."""
         if self.ids.shape[1] != 1:
             self._resize(1)
         self.ids[:, 0] = tokens
+        self._widths = None
 
-    def run(self, widths: I32 | None, outputs: frozenset[str], k: int = 1) -> None:
-        """Execute a step on `self.ids`, of which row r counts widths[r] (None: all).
+    def _pick(self, places: NDArray[np.integer]) -> None:
+        """Bind the places [rows, n] whose answers are wanted, as column · rows + row."""
+        self._wanted = np.ascontiguousarray(places, np.int32)
+        self.binding.input("wanted", self._wanted)
+        self._bound = None
+
+    def run(self, outputs: frozenset[str], k: int = 1) -> None:
+        """Execute a step on what was fed.
 
         `found` then holds these outputs (states apart); those of the graph's TopK are the best `k`.
         """
-        past, width = self.past, self.ids.shape[1]
+        past, width, widths = self.past, self.ids.shape[1], self._widths
         longest = past + width
         if self._used is None:
             if width == 1:
@@ -152,7 +184,10 @@ class OrtSession:
         self.binding.input("input_ids", self.ids)
         if "position_ids" in self._graph.inputs:
             self.binding.input("position_ids", self.positions)
+        self._widths: I32 | None = None
         self._bound: tuple[frozenset[str], int] | None = None
+        if self._picks:
+            self._pick(np.arange(self.rows)[:, None] + np.arange(width) * self.rows)
 
     def _bind_states(self, width: int) -> None:
         """Bind every state for a step of `width` tokens behind `past`."""
@@ -191,7 +226,7 @@ class OrtSession:
         if self._bound == (names, k):
             return
         self._bound = (names, k)
-        rows, width = self.ids.shape
+        rows, width = self._wanted.shape if self._picks else self.ids.shape
         self.binding.clear_outputs()
         self._k[0] = k
         source = 0 if self._source is None else self._source.bias.shape[-1]

@@ -22,6 +22,25 @@ class Encoded:
 
 
 @dataclass(frozen=True)
+class Prompts:
+    """What a model without an encoder reads before it answers: its source, run with the first step."""
+
+    ids: I32  # [rows, longest], right-padded
+    lengths: I32  # [rows]
+
+    def of(self, rows: I32) -> Prompts:
+        return Prompts(self.ids[rows], self.lengths[rows])
+
+    def before(self, ids: I32) -> tuple[I32, I32]:
+        """The prompts with `ids` [rows, width] behind each, and where those begin in each row."""
+        rows, width = ids.shape
+        whole = np.zeros((rows, int(self.lengths.max()) + width), np.int32)
+        whole[:, : self.ids.shape[1]] = self.ids
+        np.put_along_axis(whole, self.lengths[:, None] + np.arange(width), ids, 1)
+        return whole, self.lengths
+
+
+@dataclass(frozen=True)
 class Prefix:
     """A frozen copy of a session's own states (not of its source's). Many sessions may start from it."""
 

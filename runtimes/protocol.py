@@ -51,6 +51,7 @@ class Caps:
     alignment: bool = False
     shortlist: bool = False
     greedy: bool = False
+    prompts: bool = False  # a source is a prompt, and takes positions of the same model
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class Want:
     score: I32 | None = None  # [rows, width, C] ids to score exactly (constraints)
     shortlist: I32 | None = None  # [C] ids the softmax is taken over
     suppress: I32 | None = None  # [C] ids that may not be chosen
+    last: bool = False  # answers to each row's last token only: all that follow have width 1
     logits: bool = False
     alignment: bool = False
 

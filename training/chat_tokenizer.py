@@ -89,15 +89,20 @@ def templates(languages: Sequence[str]) -> list[str]:
     ]
 
 
-def read_tokenizer(directory: Path) -> PreTrainedTokenizerFast:
-    """The tokenizer of a checkpoint or data folder. Raises UsageError where there is none."""
-    if not (directory / "tokenizer.json").is_file():
+def read_tokenizer(directory: Path, gguf: str | None = None) -> PreTrainedTokenizerFast:
+    """The tokenizer of a checkpoint or data folder, or of a GGUF file in it.
+
+    Raises UsageError where there is none.
+    """
+    if not gguf and not (directory / "tokenizer.json").is_file():
         raise UsageError(
             f"no tokenizer.json in {directory}: copy the checkpoint's tokenizer files, or make a new one "
             "with python -m edgemt.training.chat_tokenizer DATA"
         )
     try:
-        return AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(
+            directory, local_files_only=True, trust_remote_code=False, **({"gguf_file": gguf} if gguf else {})
+        )
     except Exception as error:  # the files are foreign: their contents decide what is raised
         first = str(error).strip().split("\n")[0]
         raise UsageError(f"the tokenizer in {directory} cannot be read ({first}); copy it again") from None

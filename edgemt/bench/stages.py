@@ -13,7 +13,6 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any, cast
 
 import numpy as np
@@ -22,6 +21,7 @@ from edgemt.bench.contenders import BundleContender
 from edgemt.bench.measure import Progress, silent
 from edgemt.bench.stats import F64
 from edgemt.bench.workload import Sentence
+from edgemt.family import Family
 from edgemt.runtimes.protocol import Program
 
 LOOKS = 100  # times that a stage is measured, over all texts, if they are fewer
@@ -110,7 +110,7 @@ def stages(
     probed = copy.copy(contender)
     probed.translator = translator = copy.copy(contender.translator)
     translator.program = cast(Program, _Program(translator.program, watch))
-    translator.family = cast(ModuleType, _Family(translator.family, watch))
+    translator.family = cast(Family, _Family(translator.family, watch))
     short = copy.copy(probed)
     short.translator = copy.copy(translator)
     short.translator.options = dataclasses.replace(

@@ -6,14 +6,15 @@ name, once for all graphs. On disk they are in one external-data file, aligned.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from onnx import TensorProto, helper
 
 from edgemt.manifest import Model
@@ -25,6 +26,35 @@ WEIGHTS_FILE = "weights.bin"
 INLINE_BYTES = 64  # smaller constants (shapes, scalars) stay in the graph: shape inference needs their values
 ALIGNMENT = 64
 Array = NDArray[Any]
+
+
+class Lazy:
+    """What `lazy` returns."""
+
+    def __init__(self, shape: Sequence[int], dtype: DTypeLike, load: Callable[[], Array]) -> None:
+        self.shape, self.dtype, self._load = tuple(shape), np.dtype(dtype), load
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return self.size * self.dtype.itemsize
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> Array:
+        array = self._load()
+        assert array.shape == self.shape and array.dtype == self.dtype
+        return array if dtype is None else array.astype(dtype, copy=False)
+
+
+def lazy(shape: Sequence[int], dtype: DTypeLike, load: Callable[[], Array]) -> Array:
+    """An array whose values are read or computed whenever numpy needs them, and not kept.
+
+    For the weights of models that are larger than memory. It has shape, dtype, size and nbytes, and numpy's
+    functions take it; of an array's methods it has none.
+    """
+    return cast(Array, Lazy(shape, dtype, load))
 
 
 @dataclass
@@ -60,9 +90,9 @@ class GraphSet:
         with (directory / WEIGHTS_FILE).open("wb") as file:
             for name in sorted(used, key=lambda name: (-self.weights[name].nbytes, name)):
                 file.write(b"\0" * (-file.tell() % ALIGNMENT))
-                data = np.ascontiguousarray(self.weights[name]).tobytes()
-                places[name] = (file.tell(), len(data))
-                file.write(data)
+                data = np.ascontiguousarray(self.weights[name])
+                places[name] = (file.tell(), data.nbytes)
+                data.tofile(file)
         files = {}
         for role, model in self.graphs.items():
             placed = onnx.ModelProto()

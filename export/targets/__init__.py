@@ -28,7 +28,7 @@ class Target(Protocol):
         ...
 
     def lower(self, canonical: Canonical, precision: str, ranges: Ranges | None = None) -> Lowered:
-        """Lower to "fp32", "fp16", "int8-static" or "int8-dynamic"."""
+        """Lower to "fp32", "fp16", "int8-static", "int8-dynamic" or "int4"."""
         ...
 
 

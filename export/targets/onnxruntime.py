@@ -10,6 +10,7 @@ from edgemt.export.targets import Lowered, Ranges
 from edgemt.export.targets.float16 import to_float16
 from edgemt.export.targets.greedy import add_greedy
 from edgemt.export.targets.quantize import S8_PAIRED, Quantizer, activations
+from edgemt.export.targets.weight_only import to_blocks
 
 __all__ = ["activations", "lower"]
 
@@ -23,7 +24,7 @@ WEIGHTS = S8_PAIRED
 
 
 def lower(canonical: Canonical, precision: str, ranges: Ranges | None = None) -> Lowered:
-    """Lower to "fp32", "fp16", "int8-static" (which takes `ranges`) or "int8-dynamic"."""
+    """Lower to "fp32", "fp16", "int8-static" (which takes `ranges`), "int8-dynamic" or "int4"."""
     graphs: GraphSet = canonical
     if precision == "fp16":
         graphs = to_float16(graphs)
@@ -31,8 +32,12 @@ def lower(canonical: Canonical, precision: str, ranges: Ranges | None = None) ->
         graphs = Quantizer(graphs, WEIGHTS, ranges or {}).run()
     elif precision == "int8-dynamic":
         graphs = Quantizer(graphs, WEIGHTS).run()
+    elif precision == "int4":
+        graphs = to_blocks(graphs, 4)
     lowered = add_heads(graphs, canonical.model.suppress, canonical.model.vocab_size)
-    if precision != "fp16":  # half precision is for GPUs, and its graphs are full of casts
+    if (
+        precision != "fp16" and "encoder" in graphs.graphs
+    ):  # half precision is for GPUs, and its graphs are full of casts
         lowered = add_greedy(lowered, canonical)
     return Lowered(lowered, layer_table(canonical, graphs))
 
@@ -47,7 +52,8 @@ def layer_table(canonical: Canonical, graphs: GraphSet) -> list[Layer]:
             for name in (behind.get(name, name) for name in node.input):
                 if node.op_type not in ("MatMul", "Gather") or name not in canonical.weights:
                     continue
-                kept = next(alias for alias in (name, f"{name}_quantized") if alias in stored)
+                aliases = (name, f"{name}_quantized", f"{name}_blocks")
+                kept = next(alias for alias in aliases if alias in stored)
                 array = graphs.weights[kept]
                 rows.append(Layer(node.name, role, node.op_type, str(array.dtype), array.nbytes))
     return rows
@@ -73,7 +79,8 @@ def add_heads(graphs: GraphSet, suppress: list[int], vocab: int) -> GraphSet:
             helper.make_node("TopK", ["candidates", "top_k"], ["top_values", "top_ids"], "top_k", axis=-1),
         ]
     )
-    graph.output.append(helper.make_tensor_value_info("logp", TensorProto.FLOAT, ["rows", "width", vocab]))
+    answers = "wanted" if "wanted" in graphs.inputs("step") else "width"
+    graph.output.append(helper.make_tensor_value_info("logp", TensorProto.FLOAT, ["rows", answers, vocab]))
     for name, kind in (("top_values", TensorProto.FLOAT), ("top_ids", TensorProto.INT64)):
-        graph.output.append(helper.make_tensor_value_info(name, kind, ["rows", "width", "k"]))
+        graph.output.append(helper.make_tensor_value_info(name, kind, ["rows", answers, "k"]))
     return graphs

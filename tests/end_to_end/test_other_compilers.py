@@ -1,6 +1,7 @@
 """The canonical graphs are for every target: TVM Relax and OpenVINO compute what ONNX Runtime does.
 
-One encoder run and ten decode steps with a growing cache, on the default model's FP32 graphs.
+One encoder run and ten decode steps with a growing cache, on the default model's FP32 graphs; a prompt and
+nine steps on decoder-only graphs.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from causal_models import EOS, checkpoint_of, model_of
 
 from edgemt.export.checkpoints.read import read_checkpoint
-from edgemt.export.graphs import build
+from edgemt.export.graphs import causal
+from edgemt.export.graphs.marian import build
 from edgemt.export.languages import languages
 
 CHECKPOINT = Path(__file__).parents[2] / "examples" / "medical-zh-en" / "checkpoint"
@@ -121,3 +124,41 @@ def test_canonical_graphs_compute_the_same_elsewhere(
     for name, expected in want.items():
         tolerance = 1e-4 * max(1.0, float(expected.std()))
         np.testing.assert_allclose(got[name], expected, atol=tolerance, rtol=0, err_msg=name)
+
+
+def answer(step: Run, past: Arrays, ids: list[int]) -> tuple[Arrays, Arrays]:
+    """A step of these ids; what came out, and the cache with it."""
+    begun, width = len(past["past_key.0"]), len(ids)
+    positions = np.arange(begun, begun + width, dtype=np.int32)
+    bias = np.where(np.arange(begun + width) <= positions[:, None], 0, -10000).astype(np.float32)
+    feeds = {
+        "input_ids": np.array([ids], np.int32),
+        "position_ids": positions[None],
+        "self_bias": bias[None, None],
+        "wanted": np.array([[width - 1]], np.int32),
+        **past,
+    }
+    out = step(feeds)
+    grown = {n: np.concatenate([rows, out[n.replace("past", "present")]]) for n, rows in past.items()}
+    return out, grown
+
+
+@pytest.mark.parametrize("runner", [openvino_run, tvm_run], ids=["openvino", "tvm"])
+@pytest.mark.parametrize("kind", ["hunyuan_v1_dense", "qwen2"])
+def test_decoder_only_graphs_compute_the_same_elsewhere(
+    kind: str, runner: Callable[[Path], Run], tmp_path: Path
+) -> None:
+    pytest.importorskip(runner.__name__.removesuffix("_run"))
+    canonical = causal.build(checkpoint_of(model_of(kind)), 7, EOS, [])
+    file = tmp_path / canonical.write(tmp_path)["step"]
+    spec = canonical.states[0]
+    empty = np.zeros((0, 1, *spec.shape[2:]), np.float32)
+    ours, theirs = onnxruntime_run(file), runner(file)
+    mine = other = {state.input: empty for state in canonical.states}
+    ids = [5, 17, 250, 3, 99, 41]
+    for _ in range(STEPS):
+        want, mine = answer(ours, mine, ids)
+        got, other = answer(theirs, other, ids)
+        tolerance = 1e-4 * max(1.0, float(want["logits"].std()))
+        np.testing.assert_allclose(got["logits"], want["logits"], atol=tolerance, rtol=0)
+        ids = [int(want["logits"].argmax())]

@@ -14,7 +14,7 @@ import torch
 from transformers import MarianMTModel
 
 from edgemt.export.checkpoints.read import Checkpoint
-from edgemt.export.graphs import build
+from edgemt.export.graphs.marian import build
 from edgemt.export.languages import languages
 
 torch.set_num_threads(1)

@@ -16,8 +16,8 @@ from transformers import MarianConfig, MarianMTModel
 from edgemt.bundle import open_bundle
 from edgemt.export.bundles import write_bundle
 from edgemt.export.checkpoints.read import read_checkpoint
-from edgemt.export.graphs import build
 from edgemt.export.graphs.graphset import Canonical
+from edgemt.export.graphs.marian import build
 from edgemt.export.languages import languages
 from edgemt.export.targets import Ranges, target
 from edgemt.runtimes import open_program

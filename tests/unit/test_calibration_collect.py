@@ -17,6 +17,7 @@ from edgemt.calibration.collect import calibration_tensors, collect, quantisable
 from edgemt.calibration.quantspec import QuantSpec, affine
 from edgemt.calibration.sensitivity import worst_layers
 from edgemt.errors import EdgemtError, UsageError
+from edgemt.family import Request
 from edgemt.tokenizer import Tokenizer
 from edgemt.translator import load
 
@@ -48,7 +49,8 @@ def test_ranges_are_those_of_decoding_without_cache_or_batch(toy_bundle: Path, s
         direction = f"{source_lang}-{target_lang}"
         ids = translator.tokenizer.encode(text)
         options = dataclasses.replace(translator.options, beam=1)
-        found = translator.family.generate(translator.program, model, direction, [ids], options)[0]
+        request = Request(text, source_lang, target_lang)
+        (found,) = translator.family.generate(translator.program, [request], options)
         decoded = [PAD, *found.tokens][: len(found.tokens) + found.finished]
         seen.append(toy.logits([*model.source_prefix[direction], *ids, EOS], decoded))
         steps += len(decoded)

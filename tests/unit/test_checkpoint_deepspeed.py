@@ -26,8 +26,7 @@ from edgemt.errors import EdgemtError
 from edgemt.export.checkpoints.forms import deepspeed
 from edgemt.export.checkpoints.read import Checkpoint, read_checkpoint
 from edgemt.export.checkpoints.rounding import ROUND
-from edgemt.export.graphs import build
-from edgemt.export.graphs.marian import sinusoids
+from edgemt.export.graphs.marian import build, sinusoids
 from edgemt.export.languages import languages
 
 torch.set_num_threads(1)

@@ -15,11 +15,12 @@ from support import ROOT
 WORKSHOP = ("edgemt.export", "edgemt.calibration", "edgemt.training")
 HEAVY = ("torch", "transformers", "optimum", "onnx", "onnxscript", "safetensors", "tokenizers")
 DEVICE = {"numpy", "onnxruntime", "sentencepiece", "sentencex", "edgemt"}
-# Files with an optional feature: the latency report as a page, and taps for calibration.
+# Files with an optional feature: the latency report as a page, decoder-only models, taps for calibration.
 EXTRAS = {
     "edgemt/bench/page.py": {"jinja2", "matplotlib"},
     "edgemt/bench/compare_page.py": {"matplotlib"},
     "edgemt/bench/command.py": {"jinja2", "matplotlib"},
+    "edgemt/bpe.py": {"tokenizers"},
     "runtimes/ort_graph.py": {"onnx"},
 }
 

@@ -17,7 +17,8 @@ from safetensors.torch import load_file, save_file
 
 from edgemt.errors import EdgemtError, UsageError
 from edgemt.export.checkpoints.read import open_checkpoint, read_checkpoint
-from edgemt.export.graphs import build, check_architecture
+from edgemt.export.families import check_architecture
+from edgemt.export.graphs.marian import build
 from edgemt.export.languages import languages
 
 

@@ -96,7 +96,9 @@ def test_a_direction_that_the_script_does_not_tell(toy_bundle: Path, tmp_path: P
 def test_an_unknown_family(toy_bundle: Path, tmp_path: Path) -> None:
     bundle = Path(shutil.copytree(toy_bundle, tmp_path / "bundle"))
     seal(bundle, dataclasses.replace(read_manifest(bundle / MANIFEST), family="telepathy"))
-    with pytest.raises(EdgemtError, match="the family telepathy, and this edgemt runs seq2seq; upgrade"):
+    with pytest.raises(
+        EdgemtError, match="the family telepathy, and this edgemt runs seq2seq, causal; upgrade"
+    ):
         edgemt.load(bundle)
 
 

@@ -1,0 +1,71 @@
+"""The family of decoder-only models (HY-MT, Qwen, Llama): a request becomes a prompt, the answer is cleaned.
+
+A prompt is `chat["before"]`, the tokens of one of HY-MT's templates (prompts.py), and `chat["after"]`, whose
+last token is the model's start token: search feeds it as the first of the answer.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from edgemt.bpe import BytePairs
+from edgemt.errors import EdgemtError, UsageError
+from edgemt.family import Request
+from edgemt.manifest import Manifest
+from edgemt.prompts import prompt
+from edgemt.runtimes.protocol import Program
+from edgemt.search import Hypothesis, SearchOptions, search
+
+LIMIT = 512  # tokens of one text: what a template is not trained to go far beyond
+
+
+def load(directory: Path, manifest: Manifest) -> Causal:
+    if manifest.tokenizer.keys() != {"bpe"} or manifest.chat.keys() != {"before", "after"}:
+        raise EdgemtError(f"{directory}: the manifest lacks the tokenizer or the chat of a causal model")
+    return Causal(directory, manifest)
+
+
+class Causal:
+    """See `Family`."""
+
+    def __init__(self, directory: Path, manifest: Manifest) -> None:
+        self.model, self.chat = manifest.model, manifest.chat
+        control = {*self.model.suppress, self.model.eos_id}
+        self.tokenizer = BytePairs(directory / manifest.tokenizer["bpe"], control)
+        most = min(LIMIT, self.model.max_positions // 4)
+        self.limit = min(manifest.generation.get("max_source_tokens", most), most)
+
+    def tokens(self, text: str) -> int:
+        return len(self.tokenizer.encode(text))
+
+    def source(self, request: Request, most: int | None = None) -> list[int]:
+        if most is not None:
+            request = self._cut(request, min(most, self.limit))
+        asked = prompt(request.text, request.source_lang, request.target_lang)
+        row = [*self.chat["before"], *self.tokenizer.encode(asked), *self.chat["after"][:-1]]
+        length, positions = self.tokens(request.text), self.model.max_positions
+        if len(row) + length > positions:
+            raise UsageError(
+                f"a text has {length} tokens, its prompt {len(row)}, and the model takes {positions} with "
+                "the answer; split it in two"
+            )
+        return row
+
+    def generate(
+        self,
+        program: Program,
+        requests: Sequence[Request],
+        options: SearchOptions,
+        most: int | None = None,
+    ) -> list[Hypothesis]:
+        rows = [self.source(request, most) for request in requests]
+        lengths = [self.tokens(request.text) for request in requests]
+        constraints = [request.constraint for request in requests]
+        return search(program, rows, self.model, options, constraints, lengths=lengths)
+
+    def _cut(self, request: Request, most: int) -> Request:
+        ends = [end for _, end in self.tokenizer.offsets(request.text)]
+        text = request.text if len(ends) <= most else request.text[: ends[most - 1]]
+        return dataclasses.replace(request, text=text)

@@ -1,0 +1,84 @@
+"""Decoder-only models: byte-level BPE, a chat template, one graph."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgemt.errors import UsageError
+from edgemt.export.chat import ChatFiles, read_chat
+from edgemt.export.checkpoints.read import Checkpoint
+from edgemt.export.families import Pairs
+from edgemt.export.graphs import causal
+from edgemt.export.graphs.graphset import Canonical
+from edgemt.export.languages import asked_pairs
+from edgemt.manifest import Model
+from edgemt.prompts import LANGUAGES
+from edgemt.runtimes.protocol import F32, I32
+
+NAME = "causal"
+CANDIDATES = {"fp32": (), "int4": ("int4",)}
+PAIRS = [["zh", "en"], ["en", "zh"]]  # unless asked for others: a checkpoint does not say
+
+
+def check(checkpoint: Checkpoint) -> None:
+    causal.shape_of(checkpoint)
+    read_chat(checkpoint.directory, _gguf(checkpoint))
+
+
+def languages(checkpoint: Checkpoint, asked: str | None) -> tuple[Pairs, dict[str, list[int]]]:
+    pairs = asked_pairs(asked) if asked else PAIRS
+    for language in {language for pair in pairs for language in pair}:
+        if language not in LANGUAGES:
+            raise UsageError(f"--languages {asked}: no language {language}; choose of {', '.join(LANGUAGES)}")
+    return pairs, {}
+
+
+def build(checkpoint: Checkpoint, prefixes: dict[str, list[int]]) -> Canonical:
+    chat = read_chat(checkpoint.directory, _gguf(checkpoint))
+    return causal.build(checkpoint, chat.after[-1], chat.end, chat.control)
+
+
+def write_tokenizer(checkpoint: Checkpoint, directory: Path) -> dict[str, Any]:
+    chat: ChatFiles = read_chat(checkpoint.directory, _gguf(checkpoint))
+    (directory / "tokenizer.json").write_text(chat.byte_pairs, encoding="utf-8")
+    return {"tokenizer": {"bpe": "tokenizer.json"}, "chat": {"before": chat.before, "after": chat.after}}
+
+
+def _gguf(checkpoint: Checkpoint) -> str | None:
+    """The GGUF file whose tokenizer it is, if no other lies beside it."""
+    alone = not (checkpoint.directory / "tokenizer.json").is_file()
+    return checkpoint.path.name if checkpoint.form == "GGUF" and alone else None
+
+
+def reference(torch_model: Any, model: Model) -> Reference:
+    return Reference(torch_model)
+
+
+class Reference:
+    """See `Reference` in parity.py. Every row has a cache of its own, so that no padding is involved."""
+
+    def __init__(self, torch_model: Any) -> None:
+        self.model = torch_model
+
+    def start(self, ids: I32, lengths: I32) -> None:
+        import torch
+
+        self.waiting = [
+            torch.from_numpy(row[:length]).long() for row, length in zip(ids, lengths, strict=True)
+        ]
+        self.past: list[Any] = [None] * len(ids)
+
+    def step(self, tokens: NDArray[np.int32]) -> F32:
+        import torch
+
+        rows = []
+        for row, token in enumerate(tokens.tolist()):
+            taken = torch.cat([self.waiting[row], torch.tensor([token])])[None]
+            answer = self.model(taken, past_key_values=self.past[row], use_cache=True, logits_to_keep=1)
+            self.past[row], self.waiting[row] = answer.past_key_values, taken[0, :0]
+            rows.append(answer.logits[0, -1].numpy())
+        return np.stack(rows)
