@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 import edgemt
+from edgemt.family import Request
 from edgemt.runtimes.protocol import Want
 from edgemt.search import SearchOptions
 from edgemt.text import pieces
@@ -38,16 +39,13 @@ class Difference:
 
 def outputs(bundle: Path, texts: Sequence[Text]) -> list[Sentence]:
     """The sentences of the texts and their greedy translations, by this process."""
-    translator = edgemt.load(bundle)
-    model, options = translator.bundle.manifest.model, SearchOptions()
-    found = []
+    translator, options, found = edgemt.load(bundle), SearchOptions(), []
     for source_lang, target_lang, text in texts:
-        direction = f"{source_lang}-{target_lang}"
         for piece in pieces(text, source_lang, translator.fits):
             if piece.translate:
-                ids = translator.tokenizer.encode(piece.text)
-                answer = translator.family.generate(translator.program, model, direction, [ids], options)
-                found.append((direction, piece.text, tuple(answer[0].tokens)))
+                request = Request(piece.text, source_lang, target_lang)
+                (answer,) = translator.family.generate(translator.program, [request], options)
+                found.append((request.direction, piece.text, tuple(answer.tokens)))
     return found
 
 
