@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from edgemt.errors import UsageError
 from edgemt.training.average import Average
-from edgemt.training.checkpoint import copy_checkpoint, write_checkpoint
+from edgemt.training.checkpoint import base_of, copy_checkpoint, write_checkpoint
 from edgemt.training.config import Config
 from edgemt.training.data import Batches, read_data
 from edgemt.training.distributed import World
@@ -34,6 +34,7 @@ FINISHED = "finished"  # an empty file beside the state: the run has come to its
 MODEL = "model"  # a folder beside the state: shape and tokenizer, from which the run is resumed
 PROGRESS = (  # of Run, kept in the state
     "step", "epoch", "position", "tokens", "early_cooldown", "scores", "scored", "best_bleu", "without_gain",
+    "base",
 )  # fmt: skip
 
 
@@ -89,6 +90,7 @@ class Run:
         self.scored = 0  # the step that `scores` are of
         self.best_bleu = -1.0
         self.without_gain = 0  # evaluations since `best_bleu`
+        self.base: dict[str, Any] = {} if state else base_of(init)
         self.stopping = False
         if state is not None:
             self.restore(state)
@@ -260,6 +262,7 @@ class Run:
     def record(self) -> dict[str, Any]:
         """How the weights of now came about: a checkpoint's edgemt.json."""
         return {
+            **self.base,
             "precision": self.config.precision,
             "steps": self.step,
             "skipped_steps": self.stepper.skipped,

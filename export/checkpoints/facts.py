@@ -9,6 +9,7 @@ from typing import Any
 
 from edgemt.errors import EdgemtError
 
+UNKNOWN = "unknown: the checkpoint names none"  # a licence
 TOKENIZER_FILES = {"source": "source.spm", "target": "target.spm", "vocab": "vocab.json"}
 
 
@@ -44,7 +45,7 @@ def licence(directory: Path, config: dict[str, Any]) -> str:
         named = re.search(r"^licen[sc]e:\s*(\S.*)$", head.group(1), re.MULTILINE) if head else None
         if named:
             return named.group(1).strip()
-    return "unknown: the checkpoint names none"
+    return UNKNOWN
 
 
 def listing(names: list[str], most: int = 12) -> str:

@@ -98,7 +98,7 @@ class Checkpoint:
 
     @cached_property
     def licence(self) -> str:
-        return licence(self.directory, self.config)
+        return str(self.amp.get("licence") or licence(self.directory, self.config))
 
     @cached_property
     def sha256(self) -> str:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 import transformers
 from safetensors.torch import load_file
-from training_fixtures import tiny_config, write_tiny_data
+from training_fixtures import stop_after, tiny_config, write_tiny_data
 
 from edgemt.cli import main
 from edgemt.errors import UsageError
+from edgemt.export.checkpoints.read import open_checkpoint
 from edgemt.tokenizer import Tokenizer
 from edgemt.training.loop import Run
 
@@ -77,6 +79,23 @@ def test_a_new_run_starts_from_it(run: Run, checkpoint: Path, tmp_path: Path) ->
     with pytest.raises(UsageError, match=r"model.d_model = 32, but .* has 16"):
         wider = {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "heads": 2, "ffn": 32}
         Run(tiny_config(1, model=wider), data, tmp_path / "wider", init=checkpoint)
+
+
+def test_the_licence_of_its_base_goes_along(run: Run, checkpoint: Path, tmp_path: Path) -> None:
+    base = Path(shutil.copytree(checkpoint, tmp_path / "base"))
+    (base / "README.md").write_text("---\nlicense: cc-by-sa-4.0\n---\n", encoding="utf-8")
+    data = run.directory.parent / "data"
+    part = Run(tiny_config(4), data, tmp_path / "run", init=base)
+    stop_after(part, 2)
+    part.train()
+    shutil.rmtree(base)
+    rest = Run(tiny_config(4), data, tmp_path / "run")
+    rest.train()
+    rest.write_checkpoint(tmp_path / "out")
+    for made in ("out", "run"):
+        read = open_checkpoint(tmp_path / made)
+        assert read.licence == "cc-by-sa-4.0" and read.amp["base"] == "base"
+    assert "base" not in run.record() and "licence" not in run.record()  # it started from no checkpoint
 
 
 def test_the_command_exports_a_saved_state(

@@ -67,6 +67,7 @@ def _facts(state: Mapping[str, Any]) -> dict[str, Any]:
         **_masters(precision),
         "target_tokens": progress.get("tokens"),
         "dev_scores": progress.get("scores"),
+        **progress.get("base", {}),
     }
     return {key: value for key, value in facts.items() if value is not None}
 
