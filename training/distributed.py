@@ -99,8 +99,8 @@ def joined(device: str) -> Iterator[World]:
     if device == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     distributed.init_process_group(BACKENDS[device], timeout=PATIENCE)
-    # Kept until the process ends. Gloo's destructor joins its threads while it holds the interpreter's lock, for
-    # which one of them may be waiting to let go of the last tensor (seen with torch 2.13: a run hung at its end).
+    # Kept until the process ends: gloo's destructor joins its threads while it holds the interpreter's lock,
+    # for which one of them may wait to let go of the last tensor (torch 2.13: a run hung at its end).
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(distributed.group.WORLD))
     try:
         yield world

@@ -55,13 +55,13 @@ def two_processes(
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
-        if meanwhile:
-            try:
+        try:
+            if meanwhile:
                 meanwhile(process)
-            except BaseException:
-                process.terminate()
-                raise
-        _, said = process.communicate(timeout=120)
+            _, said = process.communicate(timeout=120)
+        except BaseException:  # a run that hangs fails the test, and does not hang it
+            process.terminate()  # torchrun ends its workers
+            raise
     return process.returncode, said
 
 
