@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from edgemt.bpe import BytePairs
@@ -37,8 +38,11 @@ class Causal:
         most = min(LIMIT, self.model.max_positions // 4)
         self.limit = min(manifest.generation.get("max_source_tokens", most), most)
 
+        # A sentence is measured, translated and counted: its tokens are asked for three times in a row.
+        self._count = lru_cache(maxsize=32)(lambda text: len(self.tokenizer.encode(text)))
+
     def tokens(self, text: str) -> int:
-        return len(self.tokenizer.encode(text))
+        return self._count(text)
 
     def source(self, request: Request, most: int | None = None) -> list[int]:
         if most is not None:

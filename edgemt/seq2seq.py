@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from edgemt.errors import UsageError
@@ -10,7 +11,6 @@ from edgemt.family import Request
 from edgemt.manifest import Manifest
 from edgemt.runtimes.protocol import Program
 from edgemt.search import Hypothesis, SearchOptions, search
-from edgemt.text import well_formed
 from edgemt.tokenizer import Tokenizer
 
 
@@ -29,12 +29,15 @@ class Seq2Seq:
         most = max(self.model.max_positions // 2, 8)
         self.limit = min(manifest.generation.get("max_source_tokens", most), most)
 
+        # A sentence is measured, translated and counted: its tokens are asked for three times in a row.
+        self._ids = lru_cache(maxsize=32)(lambda text: tuple(self.tokenizer.encode(text)))
+
     def tokens(self, text: str) -> int:
-        return len(self.tokenizer.encode(text))
+        return len(self._ids(text))
 
     def source(self, request: Request, most: int | None = None) -> list[int]:
         prefix = self.model.source_prefix.get(request.direction, [])
-        ids, positions = self.tokenizer.encode(well_formed(request.text)), self.model.max_positions
+        ids, positions = self._ids(request.text), self.model.max_positions
         if most is not None:
             ids = ids[: min(most, positions - len(prefix) - 1)]
         row = [*prefix, *ids, self.model.eos_id]
