@@ -10,6 +10,17 @@ ROOT = Path(__file__).parent.parent
 CLINICAL = ROOT / "examples" / "medical-zh-en" / "data" / "clinical.tsv.gz"
 CHECKPOINT = ROOT / "examples" / "medical-zh-en" / "checkpoint"
 
+# A program for `python -c`: the command line, then its peak memory in bytes on stderr. Not ru_maxrss, which a
+# process starts with at the size of the one that started it.
+MEASURED = """
+import sys
+from edgemt.bench.process import peak_rss
+from edgemt.cli import main
+code = main(sys.argv[1:])
+print(peak_rss(), file=sys.stderr)
+sys.exit(code)
+"""
+
 Cli = Callable[..., subprocess.CompletedProcess[bytes]]
 
 

@@ -18,6 +18,7 @@ import zero_files
 from amp_loops import graph_weights
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import MEASURED
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from edgemt.bundle import open_bundle
@@ -330,11 +331,7 @@ def test_seven_gigabytes_on_two_ranks_do_not_need_one(tmp_path: Path) -> None:
         moments = {"state": {0: {"exp_avg": torch.empty(half), "exp_avg_sq": torch.empty(half)}}}
         with torch.serialization.skip_data(materialize_fake_tensors=True):
             zero_files.write(tmp_path / "global_step7", [masters], 3, 2, 10**8, optimizer_state_dict=moments)
-    code = (
-        "import sys, resource; from edgemt.cli import main; code = main(sys.argv[1:])\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, file=sys.stderr); sys.exit(code)"
-    )
-    command = [sys.executable, "-c", code, "inspect", str(tmp_path), "--json"]
+    command = [sys.executable, "-c", MEASURED, "inspect", str(tmp_path), "--json"]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout)

@@ -14,7 +14,7 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from support import CHECKPOINT
+from support import CHECKPOINT, MEASURED
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from edgemt.cli import main
@@ -202,11 +202,7 @@ def test_seven_gigabytes_do_not_need_one(tmp_path: Path, write: Callable[[Path, 
     with torch.device("meta"):
         model = transformers.HunYuanDenseV1ForCausalLM(config)
     path = write(tmp_path, {name: tuple(p.shape) for name, p in model.named_parameters()})
-    code = (
-        "import sys, resource; from edgemt.cli import main; code = main(sys.argv[1:])\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, file=sys.stderr); sys.exit(code)"
-    )
-    command = [sys.executable, "-c", code, "inspect", str(path), "--json"]
+    command = [sys.executable, "-c", MEASURED, "inspect", str(path), "--json"]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout)
