@@ -1,4 +1,4 @@
-"""The family of decoder-only models (HY-MT, Qwen, Llama): a request becomes a prompt, the answer is cleaned.
+"""The family of decoder-only models (HY-MT, Qwen, Llama): a request becomes a prompt.
 
 A prompt is `chat["before"]`, the tokens of one of HY-MT's templates (prompts.py), and `chat["after"]`, whose
 last token is the model's start token: search feeds it as the first of the answer.
@@ -37,7 +37,6 @@ class Causal:
         self.tokenizer = BytePairs(directory / manifest.tokenizer["bpe"], control)
         most = min(LIMIT, self.model.max_positions // 4)
         self.limit = min(manifest.generation.get("max_source_tokens", most), most)
-
         # A sentence is measured, translated and counted: its tokens are asked for three times in a row.
         self._count = lru_cache(maxsize=32)(lambda text: len(self.tokenizer.encode(text)))
 

@@ -28,7 +28,6 @@ class Seq2Seq:
         # with sentences of the length it was trained on: the bundle may say.
         most = max(self.model.max_positions // 2, 8)
         self.limit = min(manifest.generation.get("max_source_tokens", most), most)
-
         # A sentence is measured, translated and counted: its tokens are asked for three times in a row.
         self._ids = lru_cache(maxsize=32)(lambda text: tuple(self.tokenizer.encode(text)))
 

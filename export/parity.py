@@ -67,7 +67,7 @@ def check_parity(
 
     Raises EdgemtError if the difference is larger than FP32 arithmetic explains.
     """
-    reference = family_of(checkpoint).reference(_load(checkpoint), model)
+    reference = family_of(checkpoint).Reference(_load(checkpoint))
     pairs: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
     with _one_thread():
         for start in range(0, len(sources), BATCH):

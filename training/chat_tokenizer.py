@@ -16,6 +16,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from edgemt.errors import UsageError
+from edgemt.export.checkpoints.facts import first_line
 from edgemt.prompts import answer_of, prompt
 
 BEGIN, END_OF_ANSWER, PAD = "<｜hy_begin▁of▁sentence｜>", "<｜hy_place▁holder▁no▁2｜>", "<｜hy_▁pad▁｜>"
@@ -104,8 +105,9 @@ def read_tokenizer(directory: Path, gguf: str | None = None) -> PreTrainedTokeni
             directory, local_files_only=True, trust_remote_code=False, **({"gguf_file": gguf} if gguf else {})
         )
     except Exception as error:  # the files are foreign: their contents decide what is raised
-        first = str(error).strip().split("\n")[0]
-        raise UsageError(f"the tokenizer in {directory} cannot be read ({first}); copy it again") from None
+        raise UsageError(
+            f"the tokenizer in {directory} cannot be read ({first_line(error)}); copy it again"
+        ) from None
 
 
 class Chat:
@@ -138,8 +140,9 @@ class Chat:
                 messages, tokenize=False, add_generation_prompt=generate
             )
         except Exception as error:  # a template is a program of its author
-            first = str(error).strip().split("\n")[0]
-            raise UsageError(f"the chat template in {where} does not work ({first}); replace it") from None
+            raise UsageError(
+                f"the chat template in {where} does not work ({first_line(error)}); replace it"
+            ) from None
         if any(text.count(message["content"]) != 1 for message in messages):
             raise UsageError(f"the chat template in {where} does not hold each message once; replace it")
         return text

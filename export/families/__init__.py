@@ -6,7 +6,7 @@ A family is one module; an architecture is one line.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from edgemt.export.checkpoints.read import Checkpoint
     from edgemt.export.graphs.graphset import Canonical
     from edgemt.export.parity import Reference
-    from edgemt.manifest import Model
 
 ARCHITECTURES = {
     "MarianMTModel": "seq2seq",
@@ -50,8 +49,9 @@ class Family(Protocol):
         """Write what the device's tokenizer needs; return the manifest's fields for it."""
         ...
 
-    def reference(self, torch_model: Any, model: Model) -> Reference:
-        """Decoding by torch, for parity."""
+    @property
+    def Reference(self) -> Callable[[Any], Reference]:
+        """Decoding by a model of torch's, for parity."""
         ...
 
 

@@ -9,13 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgemt.errors import UsageError
-from edgemt.export.chat import ChatFiles, read_chat
+from edgemt.export.chat import read_chat
 from edgemt.export.checkpoints.read import Checkpoint
 from edgemt.export.families import Pairs
 from edgemt.export.graphs import causal
 from edgemt.export.graphs.graphset import Canonical
 from edgemt.export.languages import asked_pairs
-from edgemt.manifest import Model
 from edgemt.prompts import LANGUAGES
 from edgemt.runtimes.protocol import F32, I32
 
@@ -43,7 +42,7 @@ def build(checkpoint: Checkpoint, prefixes: dict[str, list[int]]) -> Canonical:
 
 
 def write_tokenizer(checkpoint: Checkpoint, directory: Path) -> dict[str, Any]:
-    chat: ChatFiles = read_chat(checkpoint.directory, _gguf(checkpoint))
+    chat = read_chat(checkpoint.directory, _gguf(checkpoint))
     (directory / "tokenizer.json").write_text(chat.byte_pairs, encoding="utf-8")
     return {"tokenizer": {"bpe": "tokenizer.json"}, "chat": {"before": chat.before, "after": chat.after}}
 
@@ -52,10 +51,6 @@ def _gguf(checkpoint: Checkpoint) -> str | None:
     """The GGUF file whose tokenizer it is, if no other lies beside it."""
     alone = not (checkpoint.directory / "tokenizer.json").is_file()
     return checkpoint.path.name if checkpoint.form == "GGUF" and alone else None
-
-
-def reference(torch_model: Any, model: Model) -> Reference:
-    return Reference(torch_model)
 
 
 class Reference:

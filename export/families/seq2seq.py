@@ -15,7 +15,6 @@ from edgemt.export.checkpoints.read import Checkpoint
 from edgemt.export.families import Pairs
 from edgemt.export.graphs import marian
 from edgemt.export.graphs.graphset import Canonical
-from edgemt.manifest import Model
 from edgemt.runtimes.protocol import F32, I32
 
 NAME = "seq2seq"
@@ -53,10 +52,6 @@ def write_tokenizer(checkpoint: Checkpoint, directory: Path) -> dict[str, Any]:
             shutil.copyfile(checkpoint.directory / file, folder / file)
         roles[role] = names[content]
     return {"tokenizer": roles}
-
-
-def reference(torch_model: Any, model: Model) -> Reference:
-    return Reference(torch_model)
 
 
 class Reference:
