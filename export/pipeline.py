@@ -26,7 +26,7 @@ from edgemt.export.graphs.graphset import Canonical
 from edgemt.export.parity import check_parity
 from edgemt.export.report import write_report
 from edgemt.export.rows import Row
-from edgemt.export.targets import Target, target
+from edgemt.export.targets import PLAIN, Calibrated, Target, target
 from edgemt.export.workspace import check_output, publish, workspace
 from edgemt.family import Request as Sentence
 from edgemt.translator import Translator
@@ -111,7 +111,9 @@ class Export:
         """Lower to `precision` and write a provisional bundle into the workspace."""
         directory = self.work / precision
         directory.mkdir()
-        lowered = self.target.lower(self.canonical, precision, spec.activations if spec else None)
+        lowered = self.target.lower(
+            self.canonical, precision, Calibrated(spec.activations) if spec else PLAIN
+        )
         write_bundle(
             directory,
             self.checkpoint,

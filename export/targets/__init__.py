@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, cast
 
 from edgemt.errors import UsageError
 from edgemt.export.graphs.graphset import Canonical, GraphSet, Layer
+from edgemt.export.targets.weight_only import Rounding, nearest
 
 TARGETS = {"onnxruntime": "edgemt.export.targets.onnxruntime"}
 Ranges = Mapping[str, tuple[float, float]]  # canonical tensor -> (low, high)
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """What calibration found, for the precisions that need it."""
+
+    ranges: Ranges = field(default_factory=dict)  # of activations, for static INT8
+    rounding: Rounding = nearest  # of weights in blocks
+    bits: Mapping[str, int] = field(default_factory=dict)  # node -> bits, where not the precision's own
+
+
+PLAIN = Calibrated()
 
 
 class Lowered(NamedTuple):
@@ -27,7 +41,7 @@ class Target(Protocol):
         """The tensors of each graph whose ranges "int8-static" needs."""
         ...
 
-    def lower(self, canonical: Canonical, precision: str, ranges: Ranges | None = None) -> Lowered:
+    def lower(self, canonical: Canonical, precision: str, found: Calibrated = PLAIN) -> Lowered:
         """Lower to "fp32", "fp16", "int8-static", "int8-dynamic" or "int4"."""
         ...
 

@@ -6,7 +6,7 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from edgemt.export.graphs.graphset import Canonical, GraphSet, Layer, initializer
-from edgemt.export.targets import Lowered, Ranges
+from edgemt.export.targets import PLAIN, Calibrated, Lowered
 from edgemt.export.targets.float16 import to_float16
 from edgemt.export.targets.greedy import add_greedy
 from edgemt.export.targets.quantize import S8_PAIRED, Quantizer, activations
@@ -23,17 +23,17 @@ SUPPRESSED = np.float32(-30000)  # within FP16
 WEIGHTS = S8_PAIRED
 
 
-def lower(canonical: Canonical, precision: str, ranges: Ranges | None = None) -> Lowered:
-    """Lower to "fp32", "fp16", "int8-static" (which takes `ranges`), "int8-dynamic" or "int4"."""
+def lower(canonical: Canonical, precision: str, found: Calibrated = PLAIN) -> Lowered:
+    """Lower to "fp32", "fp16", "int8-static" (which takes ranges), "int8-dynamic" or "int4"."""
     graphs: GraphSet = canonical
     if precision == "fp16":
         graphs = to_float16(graphs)
     elif precision == "int8-static":
-        graphs = Quantizer(graphs, WEIGHTS, ranges or {}).run()
+        graphs = Quantizer(graphs, WEIGHTS, found.ranges).run()
     elif precision == "int8-dynamic":
         graphs = Quantizer(graphs, WEIGHTS).run()
     elif precision == "int4":
-        graphs = to_blocks(graphs, 4)
+        graphs = to_blocks(graphs, 4, found.bits, rounding=found.rounding)
     lowered = add_heads(graphs, canonical.model.suppress, canonical.model.vocab_size)
     if (
         precision != "fp16" and "encoder" in graphs.graphs

@@ -19,7 +19,7 @@ from edgemt.export.checkpoints.read import read_checkpoint
 from edgemt.export.graphs.graphset import Canonical
 from edgemt.export.graphs.marian import build
 from edgemt.export.languages import languages
-from edgemt.export.targets import Ranges, target
+from edgemt.export.targets import Calibrated, Ranges, target
 from edgemt.runtimes import open_program
 from edgemt.runtimes.protocol import Program
 
@@ -132,7 +132,7 @@ def bundle(checkpoint: Path, directory: Path, precision: str = "fp32", ranges: R
     read = read_checkpoint(checkpoint)
     pairs, prefixes = languages(read)
     graphs = build(read, prefixes)
-    lowered = target("onnxruntime").lower(graphs, precision, ranges)
+    lowered = target("onnxruntime").lower(graphs, precision, Calibrated(ranges or {}))
     directory.mkdir()
     write_bundle(
         directory,

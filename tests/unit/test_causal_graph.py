@@ -23,7 +23,7 @@ torch.set_num_threads(1)
 
 def program_of(model: PreTrainedModel, directory: Path) -> Program:
     canonical = causal.build(checkpoint_of(model), 7, EOS, [])
-    lowered = target("onnxruntime").lower(canonical, "fp32", None)
+    lowered = target("onnxruntime").lower(canonical, "fp32")
     files = lowered.graphs.write(directory)
     manifest = Manifest(
         name="tiny",

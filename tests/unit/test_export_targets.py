@@ -181,7 +181,7 @@ def test_codes_give_back_the_weights(kind: tuple, shape: tuple[int, int]) -> Non
 def test_a_missing_range_and_an_overflow_name_the_tensor(tmp_path: Path) -> None:
     graphs = marian.canonical(marian.student(tmp_path / "checkpoint"))
     with pytest.raises(EdgemtError, match=r"no range for encoder\.embeddings"):
-        target("onnxruntime").lower(graphs, "int8-static", {})
+        target("onnxruntime").lower(graphs, "int8-static")
     graphs.weights["encoder.layers.0.fc1.weight"] = graphs.weights["encoder.layers.0.fc1.weight"] * 1e6
     with pytest.raises(EdgemtError, match=r"FP16 cannot hold .*encoder\.layers\.0\.fc1\.weight"):
         target("onnxruntime").lower(graphs, "fp16")
