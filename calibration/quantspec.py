@@ -44,6 +44,7 @@ class QuantSpec:
     source_sha256: str  # of the FP32 graphs that were run
     sentences_sha256: str  # of the calibration sentences
     sqnr_db: dict[str, float | None] = field(default_factory=dict)  # None where the tensor was all zero
+    blocks: tuple[str, ...] = ()  # products that take their activations as they are: weights in blocks
     scheme: str = "affine-unsigned"
     bits: int = 8
 
@@ -95,6 +96,7 @@ class QuantSpec:
                 "activations": {name: (entry["low"], entry["high"]) for name, entry in entries.items()},
                 "roles": {name: entry["role"] for name, entry in entries.items()},
                 "sqnr_db": {name: entry["sqnr_db"] for name, entry in entries.items()},
+                "blocks": tuple(data.get("blocks", ())),
             }
             return cls(**fields)
         except (KeyError, TypeError, AttributeError) as error:

@@ -60,7 +60,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="sentences to calibrate on: tab-separated, with a header line source_lang, target_lang, source, "
         "target (default: the checkpoint's calibration.tsv)",
     )
-    parser.add_argument("--calibration-sentences", type=int, default=2000, metavar="N", help="default: 2000")
+    parser.add_argument(
+        "--calibration-sentences",
+        type=int,
+        metavar="N",
+        help="default: 2000, and 128 for decoder-only models",
+    )
     parser.add_argument(
         "--heldout",
         type=Path,
@@ -84,6 +89,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "(default: no more than chance explains beside those in which only INT8 gets it right)",
     )
     parser.add_argument(
+        "--no-gate",
+        dest="gate",
+        action="store_false",
+        help="do not compare translations with FP32's, for a model that FP32 has no memory for here",
+    )
+    parser.add_argument(
         "--languages", metavar="PAIRS", help="such as zh-en,en-zh, if the checkpoint does not say"
     )
     parser.add_argument("--name", help="name in the manifest (default: the output's)")
@@ -93,8 +104,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     for name in ("calibration_sentences", "threads"):
-        if getattr(args, name) < 1:
-            raise UsageError(f"--{name.replace('_', '-')} {getattr(args, name)} is below 1")
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise UsageError(f"--{name.replace('_', '-')} {value} is below 1")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # clean up as for Ctrl-C
 
     from edgemt.export.pipeline import Request, export

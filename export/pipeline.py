@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import resource
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,7 @@ from edgemt.bench.facts import machine_facts
 from edgemt.bundle import open_bundle, seal
 from edgemt.calibration.quantspec import QuantSpec
 from edgemt.errors import EdgemtError, UsageError
+from edgemt.export import memory
 from edgemt.export import rows as tables
 from edgemt.export.bundles import write_bundle
 from edgemt.export.checkpoints.read import Checkpoint, open_checkpoint
@@ -23,16 +25,21 @@ from edgemt.export.choose import Variant, choose
 from edgemt.export.clock import ROUNDS, SENTENCES, clock
 from edgemt.export.families import Family, check_architecture, family_of
 from edgemt.export.graphs.graphset import Canonical
-from edgemt.export.parity import check_parity
+from edgemt.export.depth import part
+from edgemt.export.parity import STEPS, Parity, answers, compare, together
 from edgemt.export.report import write_report
 from edgemt.export.rows import Row
 from edgemt.export.targets import PLAIN, Calibrated, Target, target
-from edgemt.export.workspace import check_output, publish, workspace
+from edgemt.export.workspace import ARCHIVE, check_output, publish, workspace
 from edgemt.family import Request as Sentence
-from edgemt.translator import Translator
+from edgemt.runtimes import open_program
+from edgemt.translator import Translator, open_family
 
 PARITY_SENTENCES = 16
+FEWER = 4  # of a model of so many weights that each of its steps takes a second
+MANY_WEIGHTS = 500_000_000
 SAMPLES = 8
+UNGATED = "The quality gate was not run, as --no-gate asks: whether it translates as well as FP32 is not known."
 GATED = ("int8", "int4")  # precisions that are shipped only if held-out sentences say so
 # For a checkpoint that brings no calibration sentences, and is not quantised: parity only needs some text.
 PLAIN_TEXT = (
@@ -56,11 +63,12 @@ class Request:
     scheme: str = "auto"  # of INT8: "auto" | "static" | "dynamic"
     target: str = "onnxruntime"
     calibration: Path | None = None  # None: the checkpoint's calibration.tsv
-    calibration_sentences: int = 2000
+    calibration_sentences: int | None = None  # None: the family's number
     heldout: Path | None = None  # None: the checkpoint's heldout.tsv
     observer: str = "percentile"
     max_bleu_drop: float = 0.5
     max_new_critical: int | None = None  # None: no more than chance explains
+    gate: bool = True  # False: ship without comparing translations
     name: str | None = None
     languages: str | None = None
     threads: int = 1
@@ -70,6 +78,8 @@ class Request:
     def candidates(self, family: Family) -> Sequence[str]:
         """The precisions to try, beside FP32. Raises UsageError if the family has none of what was asked."""
         asked = f"int8-{self.scheme}" if self.precision == "int8" else self.precision
+        if asked == "int8-dynamic" and "int8-static" in family.CANDIDATES and asked not in family.CANDIDATES:
+            raise UsageError(f"a {family.NAME} model's INT8 has no --scheme dynamic; leave it to auto")
         if asked not in family.CANDIDATES:
             known = " or ".join(dict.fromkeys(f"--{name.split('-')[0]}" for name in family.CANDIDATES))
             raise UsageError(f"a {family.NAME} model is exported with {known}; --{self.precision} is not one")
@@ -102,22 +112,30 @@ class Export:
     checkpoint: Checkpoint
     candidates: Sequence[str]  # precisions beside FP32
     canonical: Canonical
+    prefixes: dict[str, list[int]]
     pairs: list[list[str]]
+    plan: memory.Plan
     target: Target
     stage: Stages
     report: dict[str, Any]
 
-    def write(self, precision: str, spec: QuantSpec | None = None) -> Path:
-        """Lower to `precision` and write a provisional bundle into the workspace."""
-        directory = self.work / precision
+    def write(
+        self, precision: str, spec: QuantSpec | None = None, canonical: Canonical | None = None
+    ) -> Path:
+        """Lower to `precision` and write a provisional bundle into the workspace.
+
+        Of the whole model; with `canonical` of a part of it.
+        """
+        directory = self.work / (precision if canonical is None else "part")
         directory.mkdir()
+        canonical = canonical or self.canonical
         lowered = self.target.lower(
-            self.canonical, precision, Calibrated(spec.activations) if spec else PLAIN
+            canonical, precision, Calibrated(spec.activations, spec.blocks) if spec else PLAIN
         )
         write_bundle(
             directory,
             self.checkpoint,
-            self.canonical,
+            canonical,
             lowered.graphs,
             name=self.report["name"],
             target=self.request.target,
@@ -129,17 +147,20 @@ class Export:
             spec.save(directory / "quant.json")
         return directory
 
-    def rows(self, given: Path | None, default: str, purpose: str, needed: bool) -> list[Row]:
-        """Sentence pairs for `purpose`: those of `given`, else the checkpoint's; [] if none are needed."""
-        path = given or self.checkpoint.directory / default
-        if given or path.is_file():
-            return tables.read_rows(path, self.pairs)
-        if needed:
-            raise UsageError(
-                f"{self.checkpoint.directory} has no {default}: give sentences for {purpose} with "
-                f"--{default.removesuffix('.tsv')} FILE (tab-separated columns {', '.join(tables.COLUMNS)})"
-            )
-        return []
+
+def rows_for(
+    checkpoint: Checkpoint, pairs: list[list[str]], given: Path | None, default: str, purpose: str, needed: bool
+) -> list[Row]:
+    """Sentence pairs for `purpose`: those of `given`, else the checkpoint's; [] if none are needed."""
+    path = given or checkpoint.directory / default
+    if given or path.is_file():
+        return tables.read_rows(path, pairs)
+    if needed:
+        raise UsageError(
+            f"{checkpoint.directory} has no {default}: give sentences for {purpose} with "
+            f"--{default.removesuffix('.tsv')} FILE (tab-separated columns {', '.join(tables.COLUMNS)})"
+        )
+    return []
 
 
 def export(request: Request) -> dict[str, Any]:
@@ -153,67 +174,130 @@ def export(request: Request) -> dict[str, Any]:
         checkpoint = open_checkpoint(request.checkpoint, request.config_from, request.base)
         candidates = request.candidates(family_of(checkpoint))
         family = check_architecture(checkpoint)
+        pairs, prefixes = family.languages(checkpoint, request.languages)
+        asks_gate = request.gate and bool(candidates)
+        heldout = rows_for(
+            checkpoint,
+            pairs,
+            request.heldout,
+            "heldout.tsv",
+            "the quality gate",
+            asks_gate and request.precision in GATED,
+        )
+        static = "int8-static" in candidates
+        calibration = rows_for(
+            checkpoint, pairs, request.calibration, "calibration.tsv", "the calibration", static
+        )
+        decodes = static or (asks_gate and bool(heldout))
+        plan = make_plan(request, checkpoint, candidates, decodes)
         checkpoint.check()
         if (masters := str(checkpoint.amp.get("masters"))).startswith("none"):
             print(f"edgemt export: warning: FP32 masters of {checkpoint.form}: {masters}", file=sys.stderr)
-        pairs, prefixes = family.languages(checkpoint, request.languages)
     with stage("building the canonical graphs"):
         canonical = family.build(checkpoint, prefixes)
     name = request.name or request.output.stem
-    report: dict[str, Any] = {"name": name, "command": request.command, "stages": stage.done}
+    report: dict[str, Any] = {
+        "name": name,
+        "command": request.command,
+        "stages": stage.done,
+        "needs": plan.to_json(),
+    }
     with workspace(request.output) as work:
         lowering = target(request.target)
-        run = Export(request, work, checkpoint, candidates, canonical, pairs, lowering, stage, report)
-        static = "int8-static" in candidates
-        heldout = run.rows(request.heldout, "heldout.tsv", "the quality gate", request.precision in GATED)
-        calibration = run.rows(request.calibration, "calibration.tsv", "the calibration", static)
-        fp32 = run.write("fp32")
-        compare_with_torch(run, fp32, heldout)
-        spec = calibrate(run, fp32, calibration) if static else None
-        found = {"fp32": fp32}
+        run = Export(
+            request, work, checkpoint, candidates, canonical, prefixes, pairs, plan, lowering, stage, report
+        )
+        found = {"fp32": run.write("fp32")} if plan.whole else {}
+        compare_with_torch(run, found.get("fp32"), heldout)
+        memory.release()
+        spec = calibrate(run, found["fp32"], calibration) if static else None
         for precision in candidates:
             with stage(f"lowering to {precision}"):
                 found[precision] = run.write(precision, spec if precision == "int8-static" else None)
-        chosen = select(run, found, heldout if candidates else [], spec)
+        chosen = select(run, found, heldout if asks_gate else [], spec)
         finish(run, found[chosen], spec)
         publish(found[chosen], request.output)
     return report
 
 
-def compare_with_torch(run: Export, fp32: Path, rows: list[Row]) -> None:
-    """Parity of the FP32 bundle on real sentences, printed."""
-    bundle = open_bundle(fp32)
-    translator = Translator(bundle)
+def make_plan(
+    request: Request, checkpoint: Checkpoint, candidates: Sequence[str], decodes: bool
+) -> memory.Plan:
+    """How the export goes about it here, told on stderr. Raises EdgemtError if memory or disk are too small."""
+    found, room = memory.sizes(checkpoint), memory.available()
+    rows = sentences_of(found.total) * (STEPS + 1)
+    plan = memory.plan(found, candidates, rows, decodes=decodes, available=room)
+    packed = max(map(found.bytes, candidates or ["fp32"])) if request.output.suffix == ARCHIVE else 0
+    memory.check_disk(request.output, plan.disk + packed)
+    return plan
+
+
+def sentences_of(weights: int) -> int:
+    """How many sentences are compared with torch."""
+    return FEWER if weights > MANY_WEIGHTS else PARITY_SENTENCES
+
+
+def compare_with_torch(run: Export, fp32: Path | None, rows: list[Row]) -> None:
+    """Parity of the FP32 graphs on real sentences, printed: of the whole model, or of a few layers at a time."""
+    depth = int(run.checkpoint.config.get("num_hidden_layers") or 0)
     rows = rows or [Row(pair[0], pair[1], text, "") for pair in run.pairs for text in PLAIN_TEXT]
-    family, most = translator.family, bundle.manifest.model.max_positions // 2
-    sources = [
-        family.source(Sentence(row.source, row.source_lang, row.target_lang), most)
-        for row in tables.interleaved(rows, PARITY_SENTENCES)
-    ]
+    rows = tables.interleaved(rows, sentences_of(memory.sizes(run.checkpoint).total))
+    results: list[Parity] = []
     with run.stage("comparing with torch"):
-        parity = check_parity(run.checkpoint, translator.program, bundle.manifest.model, sources)
+        for first, layers in run.plan.parts or [(0, depth)]:
+            checkpoint, directory = run.checkpoint, fp32
+            if run.plan.parts:
+                checkpoint = part(run.checkpoint, first, layers)
+                directory = run.write("fp32", canonical=family_of(checkpoint).build(checkpoint, run.prefixes))
+            assert directory
+            manifest = open_bundle(directory).manifest
+            family, most = open_family(directory, manifest), manifest.model.max_positions // 2
+            sources = [
+                family.source(Sentence(row.source, row.source_lang, row.target_lang), most) for row in rows
+            ]
+            theirs = answers(checkpoint, manifest.model, sources)
+            memory.release()
+            results.append(compare(open_program(directory, manifest), theirs))
+            if run.plan.parts:
+                shutil.rmtree(directory)
+    parity = together(results, depth_told(run.plan.parts, depth))
     print(parity, file=sys.stderr)
     run.report["parity"] = parity.to_json()
+
+
+def depth_told(parts: Sequence[tuple[int, int]], depth: int) -> str:
+    """What was compared at once."""
+    if not parts:
+        return "the whole model"
+    most = max(layers for _, layers in parts)
+    return (
+        f"{len(parts)} parts of at most {most} of the {depth} layers, each with embedding and head, "
+        "for the whole model does not fit into memory here"
+    )
 
 
 def calibrate(run: Export, fp32: Path, rows: list[Row]) -> QuantSpec:
     """Ranges of what enters each matrix product, from decoding the calibration sentences.
 
-    Attention's operands, past keys and values among them, are watched too, for targets that quantise those.
+    Of an encoder-decoder model attention's operands, past keys and values among them, are watched too, for
+    targets that quantise those.
     """
     from edgemt.calibration.collect import calibration_tensors, collect
 
-    rows = tables.interleaved(rows, run.request.calibration_sentences)
+    most = run.request.calibration_sentences or family_of(run.checkpoint).CALIBRATION_SENTENCES
+    rows = tables.interleaved(rows, most)
     with run.stage(f"calibrating on {len(rows)} sentences"):
         bundle = open_bundle(fp32)
         spec = collect(
             fp32,
             bundle.manifest,
-            calibration_tensors(fp32, bundle.manifest, products=True),
+            calibration_tensors(fp32, bundle.manifest, products="encoder" in bundle.manifest.graphs),
             [(row.source_lang, row.target_lang, row.source) for row in rows],
             observer=run.request.observer,
             threads=run.request.threads,
         )
+    if "encoder" not in bundle.manifest.graphs:
+        spec = dataclasses.replace(spec, blocks=("logits",))
     run.report["activations"] = spec.to_json()["activations"]
     return spec
 
@@ -221,7 +305,10 @@ def calibrate(run: Export, fp32: Path, rows: list[Row]) -> QuantSpec:
 def select(run: Export, found: dict[str, Path], heldout: list[Row], spec: QuantSpec | None) -> str:
     """Gate and clock every variant; the name of the one to ship. Raises EdgemtError if none passes."""
     variants = {name: Variant(name, size(path)) for name, path in found.items()}
-    chosen, choice = run.request.precision, f"{run.request.precision}, as asked."
+    chosen = next(iter(run.candidates), "fp32")
+    choice = f"{chosen}, as asked."
+    if not run.request.gate:
+        run.report["reasons"] = [UNGATED]
     if heldout:
         measure(run, variants, found, heldout)
         passed = {name: variants[name] for name in run.candidates if variants[name].passed}
@@ -326,6 +413,7 @@ def finish(run: Export, directory: Path, spec: QuantSpec | None) -> None:
         }
         provenance["calibration"] = calibration
     summary = {key: report[key] for key in ("passed", "choice", "parity", "variants")}
+    summary["quality"] = "compared" if any(v["gate"] for v in report["variants"].values()) else "not run"
     write_report(directory, report)
     seal(
         directory,

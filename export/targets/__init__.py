@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, cast
 
@@ -20,6 +20,7 @@ class Calibrated:
     """What calibration found, for the precisions that need it."""
 
     ranges: Ranges = field(default_factory=dict)  # of activations, for static INT8
+    blocks: Collection[str] = ()  # nodes whose weights are in blocks of 8 bits where others are static INT8
     rounding: Rounding = nearest  # of weights in blocks
     bits: Mapping[str, int] = field(default_factory=dict)  # node -> bits, where not the precision's own
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 from onnx import TensorProto, helper
 
-from edgemt.export.graphs.graphset import Canonical, GraphSet, Layer, initializer
+from edgemt.export.graphs.graphset import Canonical, GraphSet, Layer, constant_matmuls, initializer
 from edgemt.export.targets import PLAIN, Calibrated, Lowered
 from edgemt.export.targets.float16 import to_float16
 from edgemt.export.targets.greedy import add_greedy
 from edgemt.export.targets.quantize import S8_PAIRED, Quantizer, activations
-from edgemt.export.targets.weight_only import to_blocks
+from edgemt.export.targets.weight_only import EMBEDDING, to_blocks
 
 __all__ = ["activations", "lower"]
 
@@ -29,7 +31,7 @@ def lower(canonical: Canonical, precision: str, found: Calibrated = PLAIN) -> Lo
     if precision == "fp16":
         graphs = to_float16(graphs)
     elif precision == "int8-static":
-        graphs = Quantizer(graphs, WEIGHTS, found.ranges).run()
+        graphs = Quantizer(some_to_blocks(graphs, found.blocks), WEIGHTS, found.ranges).run()
     elif precision == "int8-dynamic":
         graphs = Quantizer(graphs, WEIGHTS).run()
     elif precision == "int4":
@@ -40,6 +42,24 @@ def lower(canonical: Canonical, precision: str, found: Calibrated = PLAIN) -> Lo
     ):  # half precision is for GPUs, and its graphs are full of casts
         lowered = add_greedy(lowered, canonical)
     return Lowered(lowered, layer_table(canonical, graphs))
+
+
+def some_to_blocks(graphs: GraphSet, nodes: Collection[str]) -> GraphSet:
+    """The graphs with the products `nodes` by weights in blocks of 8 bits, and with them the embeddings.
+
+    An embedding that is tied to the head is one copy with it.
+    """
+    if not nodes:
+        return graphs
+    chosen = {
+        name
+        for model in graphs.graphs.values()
+        for node, name in constant_matmuls(model, graphs.weights)
+        if node.name in nodes
+    }
+    chosen |= {name for name in graphs.weights if name.endswith(EMBEDDING)}
+    lowered = to_blocks(GraphSet(graphs.graphs, {name: graphs.weights[name] for name in chosen}), 8)
+    return GraphSet(lowered.graphs, graphs.weights | lowered.weights)
 
 
 def layer_table(canonical: Canonical, graphs: GraphSet) -> list[Layer]:

@@ -75,7 +75,7 @@ class Quantizer:
             node.input[0]
             for model in graphs.graphs.values()
             for node in model.graph.node
-            if node.op_type == "Gather" and "embed_positions" not in node.input[0]
+            if node.op_type == "Gather" and node.input[1] == "input_ids"
         }
         self.model, self.wide = onnx.ModelProto(), math.inf
         self.nodes: list[NodeProto] = []
@@ -159,7 +159,7 @@ class Quantizer:
         """Names of codes, scales and zero point of a weight, quantised on first use."""
         codes, scale, zero = f"{name}_quantized", f"{name}_scale", f"{name}_zero_point"
         if codes not in self.graphs.weights:
-            values = quantize_weight(self.graphs.weights[name], self.kind, axis)
+            values = quantize_weight(np.asarray(self.graphs.weights[name]), self.kind, axis)
             self.graphs.weights[codes], self.graphs.weights[scale] = values
         size = len(self.graphs.weights[scale])
         self.constant(codes, self.graphs.weights[codes])

@@ -14,6 +14,7 @@ from training_fixtures import CLINICAL
 from edgemt.training.chat_tokenizer import train_chat_tokenizer
 from edgemt.training.config import Config
 from edgemt.training.data import Pairs
+from edgemt.training.loop import Run
 
 torch.set_num_threads(1)
 
@@ -53,6 +54,27 @@ def write_causal_data(directory: Path, count: int = 160, size: int = 1500, begin
     (directory / "terms.tsv").write_text("\n".join(terms) + "\n", encoding="utf-8")
     train_chat_tokenizer([*pairs.texts[0], *pairs.texts[1]], directory / "tokenizer", size)
     return directory
+
+
+def learnt_by_heart(directory: Path, lines: int = 12, steps: int = 160, **shape: Any) -> Path:
+    """A tiny HunYuanDenseV1 that says some clinical lines both ways, with files of those lines."""
+    config = causal_config(
+        steps,
+        shape={"prompts": {"terminology": 0.0, "context": 0.0, "formatted": 0.0}, **shape},
+        optimizer={"rate": 3e-3, "weight_decay": 0.0},
+        schedule={"steps": steps, "warmup": 20, "cooldown": 40},
+        ema_decay=0.0,
+    )
+    run = Run(config, write_causal_data(directory / "data", lines, 900), directory / "run")
+    run.train()
+    checkpoint = directory / "checkpoint"
+    run.write_checkpoint(checkpoint)
+    zh, en = clinical_pairs(lines).texts
+    rows = [f"zh\ten\t{a}\t{b}\nen\tzh\t{b}\t{a}" for a, b in zip(zh, en, strict=True)]
+    text = "\n".join(["source_lang\ttarget_lang\tsource\ttarget", *rows]) + "\n"
+    for name in ("heldout.tsv", "calibration.tsv"):
+        (checkpoint / name).write_text(text, encoding="utf-8")
+    return checkpoint
 
 
 def causal_config(steps: int = 10, shape: dict[str, Any] | None = None, **changes: Any) -> Config:
