@@ -7,18 +7,22 @@ last token is the model's start token: search feeds it as the first of the answe
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from functools import lru_cache
 from pathlib import Path
+
+import numpy as np
 
 from edgemt.bpe import BytePairs
 from edgemt.errors import EdgemtError, UsageError
 from edgemt.family import Request
+from edgemt.generate import generate
 from edgemt.manifest import Manifest
 from edgemt.prompts import prompt
 from edgemt.runtimes.protocol import Program
 from edgemt.search import Hypothesis, SearchOptions, search
 
+FIRST = np.zeros(1, np.int32)
 LIMIT = 512  # tokens of one text: what a template is not trained to go far beyond
 
 
@@ -63,10 +67,38 @@ class Causal:
         options: SearchOptions,
         most: int | None = None,
     ) -> list[Hypothesis]:
+        """See `Family`. With `options.sampling` answers are drawn, without a constraint or beam."""
+        plain = options.beam == 1 and not options.scores and not any(r.constraint for r in requests)
+        if plain and (len(requests) == 1 or options.sampling):
+            return [self._alone(program, request, options, most) for request in requests]
         rows = [self.source(request, most) for request in requests]
         lengths = [self.tokens(request.text) for request in requests]
         constraints = [request.constraint for request in requests]
         return search(program, rows, self.model, options, constraints, lengths=lengths)
+
+    def stream(
+        self, program: Program, request: Request, options: SearchOptions, most: int | None = None
+    ) -> Generator[int]:
+        """See `Family`. A constraint and a beam are left out of account."""
+        row = self.source(request, most)
+        return self._tokens(program, row, options, self._limit(request, row, options))
+
+    def _alone(
+        self, program: Program, request: Request, options: SearchOptions, most: int | None
+    ) -> Hypothesis:
+        row = self.source(request, most)
+        limit = self._limit(request, row, options)
+        tokens = tuple(self._tokens(program, row, options, limit))
+        return Hypothesis(tokens, None, None, len(tokens) < limit)
+
+    def _limit(self, request: Request, row: list[int], options: SearchOptions) -> int:
+        return options.limit(self.tokens(request.text), self.model.max_positions - len(row))
+
+    def _tokens(self, program: Program, row: list[int], options: SearchOptions, limit: int) -> Generator[int]:
+        source = program.encode(np.array([row], np.int32), np.array([len(row)], np.int32))
+        session = program.open(source, FIRST, limit)
+        so_far = [*row, self.model.start_id]
+        yield from generate(session, so_far, self.model, limit, sampling=options.sampling)
 
     def _cut(self, request: Request, most: int) -> Request:
         ends = [end for _, end in self.tokenizer.offsets(request.text)]

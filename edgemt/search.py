@@ -11,6 +11,7 @@ import numpy as np
 
 from edgemt.constraints import Constraint, Free
 from edgemt.errors import EdgemtError
+from edgemt.generate import Sampling
 from edgemt.manifest import Model
 from edgemt.runtimes.protocol import F32, Program, Want
 
@@ -34,10 +35,16 @@ class SearchOptions:
     max_length_factor: float = 2.0  # a result has at most factor × the source's tokens + extra tokens,
     max_length_extra: int = 16  # its end included
     scores: bool = False  # greedy search too computes log-probabilities (slower than the fused loop)
+    sampling: Sampling | None = None  # draw tokens instead (decoder-only models, without beam and constraint)
     length_penalty: float = 1.0  # hypotheses compare by logp / length ** length_penalty
     # How hypotheses under constraints rank, by benchmarks/glossary.py.
     place: float = 0.5  # weight of the attention on a term's source where the term begins,
     replace: float = 0.5  # and of that where another word is written
+
+    def limit(self, length: int, room: int, more: int = 0) -> int:
+        """The most tokens of a result for a text of `length` tokens, end included, in so many positions."""
+        asked = int(self.max_length_factor * length) + self.max_length_extra + more
+        return max(1, min(asked, room))
 
 
 @dataclass(frozen=True)
@@ -76,8 +83,7 @@ def search(
     limits = []
     for source, length, more in zip(sources, lengths or map(len, sources), missing, strict=True):
         room = model.max_positions - (len(source) if program.caps.prompts else 0)
-        asked = int(options.max_length_factor * length) + options.max_length_extra + more
-        limits.append(max(1, min(asked, room)))
+        limits.append(options.limit(length, room, more))
     found: dict[int, Hypothesis] = {}
     if easy := [i for i, constraint in enumerate(constraints) if fused and constraint is None]:
         lines = _greedy(program, [sources[i] for i in easy], model, [limits[i] for i in easy])

@@ -1,0 +1,106 @@
+"""The tokens of one answer as they come: greedy or sampled. Beams, batches and constraints: search.py."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgemt.errors import UsageError
+from edgemt.manifest import Model
+from edgemt.runtimes.protocol import F32, Session, Want
+
+ONE = np.ones(1, np.int32)
+BEST, LOGITS = Want(last=True), Want(last=True, logits=True)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a token is drawn, by the processors of transformers' `generate` and in their order.
+
+    The defaults are those of HY-MT1.5. Without a `seed` each answer is another one; with it each is the same.
+    Raises UsageError for numbers out of range.
+    """
+
+    temperature: float = 0.7
+    top_k: int = 20  # the most likely tokens that it is drawn from; 0: all
+    top_p: float = 0.6  # the least number of the most likely tokens that have this probability together
+    repetition_penalty: float = 1.05  # against tokens of the prompt and of the answer (arXiv:1909.05858)
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, fits, range_ in (
+            ("temperature", 0 < self.temperature < np.inf, "above 0"),
+            ("top_k", self.top_k >= 0, "of 0 (all tokens) or more"),
+            ("top_p", 0 < self.top_p <= 1, "above 0 and up to 1"),
+            ("repetition_penalty", 0 < self.repetition_penalty < np.inf, "above 0"),
+            ("seed", self.seed is None or self.seed >= 0, "of 0 or more"),
+        ):
+            if not fits:
+                raise UsageError(f"sampling with {name} {getattr(self, name)}; give a number {range_}")
+
+
+def generate(
+    session: Session,
+    tokens_so_far: Sequence[int],
+    model: Model,
+    limit: int,
+    *,
+    sampling: Sampling | None = None,
+) -> Generator[int]:
+    """Up to `limit` new tokens of a session of one row, without the one that ends the answer.
+
+    `tokens_so_far` are the prompt's, of which the session has all but the last. The session is closed at the
+    end, and when the iterator is closed before.
+    """
+    history = list(tokens_so_far)
+    draw = None if sampling is None else np.random.default_rng(sampling.seed)
+    try:
+        for _ in range(limit):
+            step = session.step(np.array([history[-1:]], np.int32), ONE, LOGITS if sampling else BEST)
+            if sampling is None or draw is None:
+                token = int(step.ids[0, 0, 0])
+            else:
+                assert step.logits is not None
+                token = drawn(step.logits[0, 0], history, model, sampling, draw)
+            if token == model.eos_id:
+                return
+            history.append(token)
+            yield token
+    finally:
+        session.close()
+
+
+def drawn(
+    logits: F32, history: Sequence[int], model: Model, sampling: Sampling, draw: np.random.Generator
+) -> int:
+    ids, shares = candidates(logits, history, model, sampling)
+    place = int(np.searchsorted(np.cumsum(shares), draw.random(), side="right"))
+    return int(ids[min(place, len(ids) - 1)])
+
+
+def candidates(
+    logits: F32, history: Sequence[int], model: Model, sampling: Sampling
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The tokens that may follow `history` by `logits` [V], likeliest first, and their probabilities.
+
+    None of `model.suppress` is among them.
+    """
+    scores = logits.astype(np.float64)
+    seen = np.unique(np.array(history, np.int64))
+    scores[seen] *= np.where(scores[seen] < 0, sampling.repetition_penalty, 1 / sampling.repetition_penalty)
+    scores /= sampling.temperature
+    scores[model.suppress] = -np.inf
+    ids = np.arange(len(scores))
+    if 0 < sampling.top_k < len(scores):
+        least = np.partition(scores, -sampling.top_k)[-sampling.top_k]  # all of equal scores stay
+        ids = np.flatnonzero(scores >= least)
+    order = np.argsort(-scores[ids], kind="stable")
+    ids, scores = ids[order], scores[ids[order]]
+    shares = np.exp(scores - scores[0])
+    before = np.cumsum(shares) - shares
+    # A token stays while those before it have less than top_p together; so the first always does.
+    kept = max(1, int(np.searchsorted(before, sampling.top_p * shares.sum())))
+    return ids[:kept], shares[:kept] / shares[:kept].sum()
