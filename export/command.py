@@ -79,6 +79,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="default: percentile",
     )
     parser.add_argument(
+        "--rounding",
+        choices=("gptq", "nearest"),
+        help="of 4-bit weights: gptq (default, if there are sentences to calibrate on) makes up for errors",
+    )
+    parser.add_argument(
         "--max-bleu-drop", type=float, default=0.5, metavar="X", help="what INT8 may cost (default: 0.5)"
     )
     parser.add_argument(

@@ -1,8 +1,10 @@
 """Weights in blocks of few bits, activations as they are: ONNX Runtime's MatMulNBits.
 
-A block of a column has one FP32 scale and no zero point: value = scale · (q - 2^(bits - 1)). ONNX Runtime
-quantises the activations of a block to 8 bits as it goes (accuracy level 4; level 0 takes ten times as long).
-The head and the embedding are one copy of 8 bits where they are tied; an embedding alone has a scale a row.
+A block of a column has one scale and no zero point: value = scale · (q - 2^(bits - 1)). Scales are FP16 in
+the file; MatMulNBits wants them in its activations' type, so a Cast stands between, which ONNX Runtime folds
+when it loads the graph. It quantises the activations of a block to 8 bits as it goes (accuracy level 4; level 0
+takes ten times as long). The head and the embedding are one copy of 8 bits where they are tied; an embedding
+alone has a scale a row.
 """
 
 from __future__ import annotations
@@ -18,50 +20,63 @@ from onnx import TensorProto, helper
 from edgemt.export.graphs.graphset import Array, GraphSet, constant_matmuls, initializer
 
 MICROSOFT = "com.microsoft"
+BLOCK = 32  # along K
 LEVEL = 4  # 8-bit integer products
 TABLE_BITS = 8  # of embedding and head
 EMBEDDING = "embed_tokens.weight"
-CANDIDATES = np.linspace(0.85, 1.15, 7, dtype=np.float32)  # of a block's full scale
+FACTORS = np.linspace(0.85, 1.15, 7, dtype=np.float32)  # of a block's full scale: those tried at 4 bits
 ROWS = 256
+LARGEST = np.finfo(np.float16).max
 
 
 class Blocks(NamedTuple):
     """A weight [K, N] in blocks along K, as MatMulNBits takes it."""
 
     packed: NDArray[np.uint8]  # [N, blocks, block · bits / 8], two 4-bit values a byte, the earlier one low
-    scales: NDArray[np.float32]  # [N, blocks]
+    scales: NDArray[np.float16]  # [N, blocks]
 
 
-# (weight [N, K], bits, block) -> Blocks. `nearest` knows the weight only; others know the activations.
-Rounding = Callable[[str, Array, int, int], Blocks]
+# (name, what loads the weight [N, K], bits, block) -> Blocks. `nearest` knows the weight only.
+Rounding = Callable[[str, Callable[[], Array], int, int], Blocks]
 
 
-def nearest(name: str, weight: Array, bits: int, block: int) -> Blocks:
+def nearest(name: str, load: Callable[[], Array], bits: int, block: int) -> Blocks:
     """Round to nearest; a block of 4 bits gets the scale of least squared error among a few."""
-    parts = [
-        _nearest(weight[start : start + ROWS], bits, block) for start in range(0, len(weight), ROWS)
-    ]  # a few rows at a time stay in the cache
+    weight = load()
+    parts = []
+    for start in range(0, len(weight), ROWS):  # a few rows at a time stay in the cache
+        blocks = in_blocks(weight[start : start + ROWS], block)
+        scales = fitted(blocks, bits)
+        half, steps = 1 << (bits - 1), scales.astype(np.float32)[..., None]
+        parts.append((pack(np.clip(np.rint(blocks / steps), -half, half - 1), bits), scales))
     return Blocks(*(np.concatenate(side) for side in zip(*parts, strict=True)))
 
 
-def _nearest(weight: Array, bits: int, block: int) -> Blocks:
-    blocks = in_blocks(weight, block)
+def fitted(
+    blocks: Array, bits: int, importance: Array | float = 1.0, factors: NDArray[np.float32] = FACTORS
+) -> NDArray[np.float16]:
+    """The scale of each block [.., block] of least squared error, by column as important as `importance`."""
     half = 1 << (bits - 1)
     at = np.abs(blocks).argmax(-1, keepdims=True)
     # The extreme is -half, which has one step more than the other side.
-    full: NDArray[np.float32] = np.take_along_axis(blocks, at, -1) * np.float32(-1 / half)
-    full[full == 0] = 1
-    best: NDArray[np.float32] = full.copy()
+    full = np.take_along_axis(blocks, at, -1) * np.float32(-1 / half)
+    best = _half_precision(full)
     least = np.full_like(full, np.inf)
-    for factor in CANDIDATES if bits < 8 else ():
-        scale = full * factor
+    for factor in factors if bits < 8 else ():
+        scale = _half_precision(full * np.float32(factor))
         error = np.clip(np.rint(blocks / scale), -half, half - 1) * scale - blocks
-        squared = np.einsum("nbk,nbk->nb", error, error)[..., None]
+        squared = (error * error * importance).sum(-1, keepdims=True)
         better = squared < least
         np.copyto(best, scale, where=better)
         np.copyto(least, squared, where=better)
-    values = np.clip(np.rint(blocks / best), -half, half - 1)
-    return Blocks(pack(values, bits), best[..., 0])
+    return best[..., 0].astype(np.float16)
+
+
+def _half_precision(scales: Array) -> Array:
+    """FP32 values that are FP16 ones, and none of them zero."""
+    near = np.clip(scales, -LARGEST, LARGEST).astype(np.float16).astype(np.float32)
+    near[near == 0] = 1
+    return near
 
 
 def in_blocks(weight: Array, block: int) -> Array:
@@ -83,7 +98,7 @@ def unpack(blocks: Blocks, bits: int, columns: int) -> Array:
     q = blocks.packed
     if bits == 4:
         q = np.stack([q & 15, q >> 4], -1).reshape(*q.shape[:2], -1)
-    values = (q.astype(np.float32) - (1 << (bits - 1))) * blocks.scales[..., None]
+    values = (q.astype(np.float32) - (1 << (bits - 1))) * blocks.scales.astype(np.float32)[..., None]
     return values.reshape(len(values), -1)[:, :columns]
 
 
@@ -91,7 +106,7 @@ def to_blocks(
     graphs: GraphSet,
     default: int,
     bits: Mapping[str, int] = {},
-    block: int = 32,
+    block: int = BLOCK,
     rounding: Rounding = nearest,
 ) -> GraphSet:
     """Graphs whose products by weights are MatMulNBits: of bits[node name], else of `default` bits."""
@@ -119,7 +134,7 @@ class _Rewriter:
             bits = TABLE_BITS if transposed else self.bits.get(node.name, self.default)
             rows, columns = self.weights[name].shape if transposed else self.weights[name].shape[::-1]
             self.quantise(name, bits, self.block, transposed)
-            self.product(node, name, bits, rows, columns)
+            self.product(model, node, name, bits, rows, columns)
         tables = {name for node, name in products if name in self.done}
         for node in [node for node in model.graph.node if node.op_type == "Gather"]:
             name = node.input[0]
@@ -140,16 +155,24 @@ class _Rewriter:
     def quantise(self, name: str, bits: int, block: int, transposed: bool) -> None:
         if name not in self.done:
             self.done.add(name)
-            weight = np.asarray(self.weights[name])
-            found = self.rounding(name, weight if transposed else weight.T, bits, block)
+            weight = self.weights[name]
+            found = self.rounding(
+                name, lambda: np.asarray(weight) if transposed else np.asarray(weight).T, bits, block
+            )
             self.weights[f"{name}_blocks"] = found.packed
             self.weights[f"{name}_scales"] = found.scales
 
-    def product(self, node: onnx.NodeProto, name: str, bits: int, rows: int, columns: int) -> None:
+    def product(
+        self, model: onnx.ModelProto, node: onnx.NodeProto, name: str, bits: int, rows: int, columns: int
+    ) -> None:
+        scales = f"{name}_scales.float"
+        if not any(scales in other.output for other in model.graph.node):
+            cast = helper.make_node("Cast", [f"{name}_scales"], [scales], scales, to=TensorProto.FLOAT)
+            model.graph.node.insert(0, cast)
         node.CopyFrom(
             helper.make_node(
                 "MatMulNBits",
-                [node.input[0], f"{name}_blocks", f"{name}_scales"],
+                [node.input[0], f"{name}_blocks", scales],
                 [node.output[0]],
                 node.name,
                 domain=MICROSOFT,
@@ -172,7 +195,8 @@ class _Rewriter:
             ("Gather", [f"{name}_blocks", node.input[1]], f"{out}.blocks", {}),
             ("Cast", [f"{out}.blocks"], f"{out}.values", {"to": TensorProto.FLOAT}),
             ("Sub", [f"{out}.values", "const.half_table"], f"{out}.signed", {}),
-            ("Gather", [f"{name}_scales", node.input[1]], f"{out}.scales", {}),
+            ("Gather", [f"{name}_scales", node.input[1]], f"{out}.halves", {}),
+            ("Cast", [f"{out}.halves"], f"{out}.scales", {"to": TensorProto.FLOAT}),
             ("Unsqueeze", [f"{out}.scales", "const.last_axis"], f"{out}.by_block", {}),
             ("Mul", [f"{out}.signed", f"{out}.by_block"], f"{out}.scaled", {}),
             ("Reshape", [f"{out}.scaled", "const.whole_rows"], out, {}),
