@@ -1,0 +1,127 @@
+"""What benchmarks/causal_quality.py makes of the answers: scores, and how far chance explains their
+differences."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from benchmarks.causal_quality_jobs import GLOSSARY_WAYS, NUMBER, TAGGED, Job
+from edgemt.bench.stats import ratio_interval
+from edgemt.calibration.gate import Output, judge
+from edgemt.glossary import within
+
+Answers = dict[Job, dict[str, Any]]  # job -> {"text", "tokens", …}
+FORMAT, FORMAT_VERSION = "edgemt-causal-quality", "1.0"
+
+
+def summary(jobs: Sequence[Job], found: dict[str, Answers]) -> dict[str, Any]:
+    """`found`: by the label of the bundle; the first is what the others are compared with."""
+    tasks = {task: [job for job in jobs if job.task == task] for task in {job.task for job in jobs}}
+    data: dict[str, Any] = {"format": FORMAT, "format_version": FORMAT_VERSION, "bundles": list(found)}
+    base = next(iter(found.values()))
+    scores = {
+        "plain": lambda own, jobs: plain(jobs, base, own),
+        "glossary": lambda own, jobs: glossary(jobs, own),
+        "tags": lambda own, jobs: tags(jobs, own),
+        "draft": lambda own, jobs: draft(jobs, own),
+    }
+    for task, score in scores.items():
+        if some := tasks.get(task):
+            data[task] = {label: score(own, some) for label, own in found.items()}
+    return data
+
+
+def plain(jobs: Sequence[Job], base: Answers, own: Answers) -> dict[str, Any]:
+    """By corpus and direction: BLEU, chrF, their drop from the first bundle with bounds, equal outputs."""
+    result = {}
+    for corpus in dict.fromkeys(job.row.corpus for job in jobs):
+        chosen = [job for job in jobs if job.row.corpus == corpus]
+        rows = [job.row for job in chosen]
+        verdict = judge(rows, outputs(chosen, base), outputs(chosen, own))
+        result[corpus] = {name: dataclasses.asdict(one) for name, one in verdict.directions.items()}
+        result[corpus]["critical"] = {
+            "new": len(verdict.critical),
+            "repaired": len(verdict.repaired),
+            "p": verdict.critical_p,
+        }
+    return result
+
+
+def outputs(jobs: Sequence[Job], answers: Answers) -> list[Output]:
+    return [Output(answers[job]["text"], tuple(answers[job]["tokens"])) for job in jobs]
+
+
+def glossary(jobs: Sequence[Job], own: Answers) -> dict[str, Any]:
+    """By direction and way: terms that should be in the answer, those that are, and chrF of the answers."""
+    from sacrebleu import corpus_chrf
+
+    result: dict[str, Any] = {}
+    for direction in dict.fromkeys(direction_of(job) for job in jobs):
+        ways = {}
+        for way in GLOSSARY_WAYS:
+            chosen = [job for job in jobs if direction_of(job) == direction and job.way == way]
+            texts = [own[job]["text"] for job in chosen]
+            held = [
+                within(to, text)
+                for job, text in zip(chosen, texts, strict=True)
+                for to in dict(job.row.terms).values()
+            ]
+            ways[way] = {
+                "rows": len(chosen),
+                "terms": len(held),
+                "present": sum(held),
+                "chrf": round(corpus_chrf(texts, [[job.row.target for job in chosen]]).score, 2),
+            }
+        result[direction] = ways
+    return result
+
+
+def tags(jobs: Sequence[Job], own: Answers) -> dict[str, Any]:
+    """By direction: sentences, those whose answer has exactly the tag, around something; and around the
+    number."""
+    result = {}
+    for direction in dict.fromkeys(direction_of(job) for job in jobs):
+        chosen = [job for job in jobs if direction_of(job) == direction]
+        kept = [kept_tag(own[job]["text"]) for job in chosen]
+        inner = [TAGGED.findall(job.row.source)[0] for job in chosen]
+        numbers = [(a, b) for a, b in zip(inner, kept, strict=True) if NUMBER.fullmatch(a)]
+        result[direction] = {
+            "sentences": len(chosen),
+            "kept": sum(found is not None for found in kept),
+            "numbers": len(numbers),
+            "around_the_number": sum(found is not None and a in found for a, found in numbers),
+        }
+    return result
+
+
+def kept_tag(text: str) -> str | None:
+    """What the one <b>…</b> of the text holds; None if there is not exactly one with something in it."""
+    found = TAGGED.findall(text)
+    whole = text.count("<b>") == text.count("</b>") == 1
+    return found[0] if whole and found and found[0].strip() else None
+
+
+def draft(jobs: Sequence[Job], own: Answers) -> dict[str, Any]:
+    """Equal answers, time against decoding without a draft (95 % interval over prompts), acceptance."""
+    found = [own[job] for job in jobs]
+    plain_s, draft_s = (np.array([[one[f"{name}_s"]] for one in found]) for name in ("plain", "draft"))
+    speedup, interval = ratio_interval(plain_s, draft_s)
+    totals = {
+        name: sum(one.get(name, 0) for one in found) for name in ("steps", "proposed", "accepted", "new")
+    }
+    return {
+        "draft": jobs[0].way,
+        "prompts": len(found),
+        "equal": sum(one["plain_tokens"] == one["draft_tokens"] for one in found),
+        "speedup": speedup,
+        "interval": interval,
+        **totals,
+    }
+
+
+def direction_of(job: Job) -> str:
+    return f"{job.row.source_lang}-{job.row.target_lang}"
