@@ -1,10 +1,13 @@
-"""Are the FP32 graphs the model? Torch decodes, and the program is fed the same tokens step by step."""
+"""Are the FP32 graphs the model? Torch decodes, and then the program is fed the same tokens step by step.
+
+One after the other, so that only one of them is in memory at a time.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,6 +22,7 @@ from edgemt.runtimes.protocol import F32, I32, Program, Want
 TOLERANCE = 1e-4  # of max(1, standard deviation of the logits)
 MARGIN = 10  # a token may differ where torch's own lead is below so many times the largest error
 BATCH = 4  # sentences of different lengths together: masks and padding are compared too
+STEPS = 32
 
 
 class Reference(Protocol):
@@ -34,6 +38,19 @@ class Reference(Protocol):
 
 
 @dataclass
+class Answers:
+    """What torch said to some sources together.
+
+    Of each step: the tokens [rows] that it took, which rows were unfinished, and their logits [rows left, V].
+    """
+
+    ids: I32
+    lengths: I32
+    most: int
+    steps: list[tuple[I32, NDArray[np.bool_], F32]] = field(default_factory=list)
+
+
+@dataclass
 class Parity:
     """Largest error of the logits, and how many greedy tokens were equal, or differed within the error."""
 
@@ -44,6 +61,7 @@ class Parity:
     tokens: int
     equal: int
     excused: int
+    depth: str = "the whole model"  # what of it was compared at once
 
     @property
     def passed(self) -> bool:
@@ -56,35 +74,55 @@ class Parity:
         return (
             f"parity with torch: largest error {self.max_abs_error:.2e} (allowed {self.tolerance:.2e}), "
             f"{self.equal}/{self.tokens} greedy tokens equal, {self.excused} within the error, "
-            f"{self.sentences} sentences"
+            f"{self.sentences} sentences, {self.depth}"
         )
 
 
 def check_parity(
-    checkpoint: Checkpoint, program: Program, model: Model, sources: Sequence[Sequence[int]], steps: int = 32
+    checkpoint: Checkpoint,
+    program: Program,
+    model: Model,
+    sources: Sequence[Sequence[int]],
+    steps: int = STEPS,
 ) -> Parity:
     """Compare over at most `steps` tokens a sentence. `sources` are ids with language prefix and end.
 
     Raises EdgemtError if the difference is larger than FP32 arithmetic explains.
     """
+    return compare(program, answers(checkpoint, model, sources, steps))
+
+
+def answers(
+    checkpoint: Checkpoint, model: Model, sources: Sequence[Sequence[int]], steps: int = STEPS
+) -> list[Answers]:
+    """Torch's greedy decoding of the sources; its model is gone from memory afterwards."""
     reference = family_of(checkpoint).Reference(_load(checkpoint))
-    pairs: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
+    batches = [sources[start : start + BATCH] for start in range(0, len(sources), BATCH)]
     with _one_thread():
-        for start in range(0, len(sources), BATCH):
-            pairs += _decode(reference, program, model, sources[start : start + BATCH], steps)
-    ours, theirs = (np.concatenate(side) for side in zip(*pairs, strict=True))
-    error = float(np.abs(ours - theirs).max())
-    best, lead = theirs.argmax(-1), np.diff(np.partition(theirs, -2)[:, -2:])[:, 0]
-    equal = ours.argmax(-1) == best
-    deviation = float(theirs.std())
+        return [_decode(reference, model, batch, steps) for batch in batches]
+
+
+def compare(program: Program, found: Sequence[Answers]) -> Parity:
+    """The program's logits beside torch's, on the tokens that torch chose. Raises as `check_parity`."""
+    error, total, squares, values = 0.0, 0.0, 0.0, 0
+    equal, lead = [], []
+    for ours, theirs in (pair for batch in found for pair in _follow(program, batch)):
+        error = max(error, float(np.abs(ours - theirs).max()))
+        equal.append(ours.argmax(-1) == theirs.argmax(-1))
+        lead.append(np.diff(np.partition(theirs, -2)[:, -2:])[:, 0])
+        total += float(theirs.sum(dtype=np.float64))
+        squares += float(np.einsum("rv,rv->", theirs, theirs, dtype=np.float64))
+        values += theirs.size
+    same, leads = np.concatenate(equal), np.concatenate(lead)
+    deviation = max(0.0, squares / values - (total / values) ** 2) ** 0.5
     parity = Parity(
         max_abs_error=error,
         tolerance=TOLERANCE * max(1.0, deviation),
         logit_std=deviation,
-        sentences=len(sources),
-        tokens=len(best),
-        equal=int(equal.sum()),
-        excused=int((~equal & (lead < MARGIN * error)).sum()),
+        sentences=sum(len(batch.lengths) for batch in found),
+        tokens=len(same),
+        equal=int(same.sum()),
+        excused=int((~same & (leads < MARGIN * error)).sum()),
     )
     if not parity.passed:
         raise EdgemtError(
@@ -92,6 +130,15 @@ def check_parity(
             "with the checkpoint's config.json"
         )
     return parity
+
+
+def together(parts: Sequence[Parity], depth: str) -> Parity:
+    """One record of several, that of the part which came closest to its tolerance."""
+    worst = max(parts, key=lambda part: part.max_abs_error / part.tolerance)
+    counts = {name: sum(getattr(part, name) for part in parts) for name in ("tokens", "equal", "excused")}
+    return Parity(
+        worst.max_abs_error, worst.tolerance, worst.logit_std, worst.sentences, **counts, depth=depth
+    )
 
 
 def _load(checkpoint: Checkpoint) -> Any:
@@ -119,30 +166,35 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _decode(
-    reference: Reference, program: Program, model: Model, sources: Sequence[Sequence[int]], steps: int
-) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-    """Torch decodes greedily, both see its tokens: (our, torch's) logits [rows left, V] of each step."""
+def _decode(reference: Reference, model: Model, sources: Sequence[Sequence[int]], steps: int) -> Answers:
+    """Torch decodes greedily, until every row has ended or has taken so many steps."""
     import torch
 
     rows, lengths = len(sources), np.array([len(source) for source in sources], np.int32)
     ids = np.full((rows, lengths.max()), model.pad_id, np.int32)
     for row, source in enumerate(sources):
         ids[row, : len(source)] = source
-    most = min(steps, model.max_positions - (int(lengths.max()) if program.caps.prompts else 0))
-    session = program.open(program.encode(ids, lengths), np.arange(rows, dtype=np.int32), most)
+    found = Answers(ids, lengths, min(steps, model.max_positions - int(lengths.max())))
     unfinished, taken = np.ones(rows, bool), np.full(rows, model.start_id, np.int32)
-    pairs = []
     with torch.inference_mode():
         reference.start(ids, lengths)
-        for _ in range(most):
-            theirs = reference.step(taken)
-            ours = session.step(taken[:, None], np.ones(rows, np.int32), Want(logits=True)).logits
-            assert ours is not None
-            pairs.append((ours[unfinished, -1].copy(), theirs[unfinished]))
-            taken = theirs.argmax(-1).astype(np.int32)
+        for _ in range(found.most):
+            logits = reference.step(taken)
+            found.steps.append((taken, unfinished.copy(), logits[unfinished]))
+            taken = logits.argmax(-1).astype(np.int32)
             unfinished &= taken != model.eos_id
             if not unfinished.any():
                 break
+    return found
+
+
+def _follow(program: Program, found: Answers) -> Iterable[tuple[F32, F32]]:
+    """(our, torch's) logits [rows left, V] of each step."""
+    rows = len(found.lengths)
+    source = program.encode(found.ids, found.lengths)
+    session = program.open(source, np.arange(rows, dtype=np.int32), found.most)
+    for taken, unfinished, theirs in found.steps:
+        ours = session.step(taken[:, None], np.ones(rows, np.int32), Want(logits=True)).logits
+        assert ours is not None
+        yield ours[unfinished, -1], theirs
     session.close()
-    return pairs

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import resource
-import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from edgemt.bench.facts import machine_facts
 from edgemt.bundle import open_bundle, seal
 from edgemt.calibration.quantspec import QuantSpec
 from edgemt.errors import EdgemtError, UsageError
-from edgemt.export import memory
+from edgemt.export import against_torch, memory
 from edgemt.export import rows as tables
 from edgemt.export.bundles import write_bundle
 from edgemt.export.checkpoints.read import Checkpoint, open_checkpoint
@@ -25,28 +24,16 @@ from edgemt.export.choose import Variant, choose
 from edgemt.export.clock import ROUNDS, SENTENCES, clock
 from edgemt.export.families import Family, check_architecture, family_of
 from edgemt.export.graphs.graphset import Canonical
-from edgemt.export.depth import part
-from edgemt.export.parity import STEPS, Parity, answers, compare, together
+from edgemt.export.parity import STEPS
 from edgemt.export.report import write_report
 from edgemt.export.rows import Row
 from edgemt.export.targets import PLAIN, Calibrated, Target, target
 from edgemt.export.workspace import ARCHIVE, check_output, publish, workspace
-from edgemt.family import Request as Sentence
-from edgemt.runtimes import open_program
-from edgemt.translator import Translator, open_family
+from edgemt.translator import Translator
 
-PARITY_SENTENCES = 16
-FEWER = 4  # of a model of so many weights that each of its steps takes a second
-MANY_WEIGHTS = 500_000_000
 SAMPLES = 8
-UNGATED = "The quality gate was not run, as --no-gate asks: whether it translates as well as FP32 is not known."
+UNGATED = "The quality gate was not run (--no-gate): whether it translates as well as FP32 is not known."
 GATED = ("int8", "int4")  # precisions that are shipped only if held-out sentences say so
-# For a checkpoint that brings no calibration sentences, and is not quantised: parity only needs some text.
-PLAIN_TEXT = (
-    "我对青霉素过敏。",
-    "Take one tablet twice a day after meals.",
-    "Ich habe seit drei Tagen Fieber.",
-)
 
 
 @dataclass(frozen=True)
@@ -112,7 +99,6 @@ class Export:
     checkpoint: Checkpoint
     candidates: Sequence[str]  # precisions beside FP32
     canonical: Canonical
-    prefixes: dict[str, list[int]]
     pairs: list[list[str]]
     plan: memory.Plan
     target: Target
@@ -148,19 +134,25 @@ class Export:
         return directory
 
 
-def rows_for(
-    checkpoint: Checkpoint, pairs: list[list[str]], given: Path | None, default: str, purpose: str, needed: bool
-) -> list[Row]:
-    """Sentence pairs for `purpose`: those of `given`, else the checkpoint's; [] if none are needed."""
-    path = given or checkpoint.directory / default
-    if given or path.is_file():
-        return tables.read_rows(path, pairs)
-    if needed:
-        raise UsageError(
-            f"{checkpoint.directory} has no {default}: give sentences for {purpose} with "
-            f"--{default.removesuffix('.tsv')} FILE (tab-separated columns {', '.join(tables.COLUMNS)})"
-        )
-    return []
+class Sentences(NamedTuple):
+    """Sentence pairs for a purpose: those of the file `given`, else the checkpoint's NAME.tsv."""
+
+    name: str
+    given: Path | None
+    purpose: str
+    needed: bool
+
+    def rows(self, checkpoint: Checkpoint, pairs: list[list[str]]) -> list[Row]:
+        """[] if there are none and none are needed."""
+        path = self.given or checkpoint.directory / f"{self.name}.tsv"
+        if self.given or path.is_file():
+            return tables.read_rows(path, pairs)
+        if self.needed:
+            raise UsageError(
+                f"{checkpoint.directory} has no {self.name}.tsv: give sentences for {self.purpose} with "
+                f"--{self.name} FILE (tab-separated columns {', '.join(tables.COLUMNS)})"
+            )
+        return []
 
 
 def export(request: Request) -> dict[str, Any]:
@@ -175,21 +167,12 @@ def export(request: Request) -> dict[str, Any]:
         candidates = request.candidates(family_of(checkpoint))
         family = check_architecture(checkpoint)
         pairs, prefixes = family.languages(checkpoint, request.languages)
-        asks_gate = request.gate and bool(candidates)
-        heldout = rows_for(
-            checkpoint,
-            pairs,
-            request.heldout,
-            "heldout.tsv",
-            "the quality gate",
-            asks_gate and request.precision in GATED,
-        )
-        static = "int8-static" in candidates
-        calibration = rows_for(
-            checkpoint, pairs, request.calibration, "calibration.tsv", "the calibration", static
-        )
-        decodes = static or (asks_gate and bool(heldout))
-        plan = make_plan(request, checkpoint, candidates, decodes)
+        gated, static = request.gate and bool(candidates), "int8-static" in candidates
+        held = Sentences("heldout", request.heldout, "the quality gate", gated and request.precision in GATED)
+        heldout = held.rows(checkpoint, pairs)
+        seen = Sentences("calibration", request.calibration, "the calibration", static)
+        calibration = seen.rows(checkpoint, pairs)
+        plan = make_plan(request, checkpoint, candidates, static, gated and bool(heldout))
         checkpoint.check()
         if (masters := str(checkpoint.amp.get("masters"))).startswith("none"):
             print(f"edgemt export: warning: FP32 masters of {checkpoint.form}: {masters}", file=sys.stderr)
@@ -204,9 +187,7 @@ def export(request: Request) -> dict[str, Any]:
     }
     with workspace(request.output) as work:
         lowering = target(request.target)
-        run = Export(
-            request, work, checkpoint, candidates, canonical, prefixes, pairs, plan, lowering, stage, report
-        )
+        run = Export(request, work, checkpoint, candidates, canonical, pairs, plan, lowering, stage, report)
         found = {"fp32": run.write("fp32")} if plan.whole else {}
         compare_with_torch(run, found.get("fp32"), heldout)
         memory.release()
@@ -214,66 +195,41 @@ def export(request: Request) -> dict[str, Any]:
         for precision in candidates:
             with stage(f"lowering to {precision}"):
                 found[precision] = run.write(precision, spec if precision == "int8-static" else None)
-        chosen = select(run, found, heldout if asks_gate else [], spec)
+        chosen = select(run, found, heldout if gated else [], spec)
         finish(run, found[chosen], spec)
         publish(found[chosen], request.output)
     return report
 
 
-def make_plan(
-    request: Request, checkpoint: Checkpoint, candidates: Sequence[str], decodes: bool
-) -> memory.Plan:
-    """How the export goes about it here, told on stderr. Raises EdgemtError if memory or disk are too small."""
-    found, room = memory.sizes(checkpoint), memory.available()
-    rows = sentences_of(found.total) * (STEPS + 1)
-    plan = memory.plan(found, candidates, rows, decodes=decodes, available=room)
-    packed = max(map(found.bytes, candidates or ["fp32"])) if request.output.suffix == ARCHIVE else 0
-    memory.check_disk(request.output, plan.disk + packed)
-    return plan
-
-
-def sentences_of(weights: int) -> int:
-    """How many sentences are compared with torch."""
-    return FEWER if weights > MANY_WEIGHTS else PARITY_SENTENCES
-
-
 def compare_with_torch(run: Export, fp32: Path | None, rows: list[Row]) -> None:
-    """Parity of the FP32 graphs on real sentences, printed: of the whole model, or of a few layers at a time."""
-    depth = int(run.checkpoint.config.get("num_hidden_layers") or 0)
-    rows = rows or [Row(pair[0], pair[1], text, "") for pair in run.pairs for text in PLAIN_TEXT]
-    rows = tables.interleaved(rows, sentences_of(memory.sizes(run.checkpoint).total))
-    results: list[Parity] = []
+    """Parity of the FP32 graphs, printed. `fp32` is their bundle, if there is memory for the whole model."""
+    rows = tables.interleaved(
+        rows or against_torch.plain_rows(run.pairs), against_torch.sentences(memory.sizes(run.checkpoint))
+    )
     with run.stage("comparing with torch"):
-        for first, layers in run.plan.parts or [(0, depth)]:
-            checkpoint, directory = run.checkpoint, fp32
-            if run.plan.parts:
-                checkpoint = part(run.checkpoint, first, layers)
-                directory = run.write("fp32", canonical=family_of(checkpoint).build(checkpoint, run.prefixes))
-            assert directory
-            manifest = open_bundle(directory).manifest
-            family, most = open_family(directory, manifest), manifest.model.max_positions // 2
-            sources = [
-                family.source(Sentence(row.source, row.source_lang, row.target_lang), most) for row in rows
-            ]
-            theirs = answers(checkpoint, manifest.model, sources)
-            memory.release()
-            results.append(compare(open_program(directory, manifest), theirs))
-            if run.plan.parts:
-                shutil.rmtree(directory)
-    parity = together(results, depth_told(run.plan.parts, depth))
+        parity = against_torch.compare(
+            run.checkpoint, run.plan.parts, rows, fp32, lambda part: run.write("fp32", canonical=part)
+        )
     print(parity, file=sys.stderr)
     run.report["parity"] = parity.to_json()
 
 
-def depth_told(parts: Sequence[tuple[int, int]], depth: int) -> str:
-    """What was compared at once."""
-    if not parts:
-        return "the whole model"
-    most = max(layers for _, layers in parts)
-    return (
-        f"{len(parts)} parts of at most {most} of the {depth} layers, each with embedding and head, "
-        "for the whole model does not fit into memory here"
+def make_plan(
+    request: Request, checkpoint: Checkpoint, candidates: Sequence[str], calibrates: bool, gated: bool
+) -> memory.Plan:
+    """How the export goes about it here. Raises EdgemtError if memory or disk are too small for it."""
+    found = memory.sizes(checkpoint)
+    plan = memory.plan(
+        found,
+        candidates,
+        against_torch.sentences(found) * STEPS,
+        calibrates=calibrates,
+        gated=gated,
+        available=memory.available(),
     )
+    packed = max(map(found.bytes, candidates or ["fp32"])) if request.output.suffix == ARCHIVE else 0
+    memory.check_disk(request.output, plan.disk + packed)
+    return plan
 
 
 def calibrate(run: Export, fp32: Path, rows: list[Row]) -> QuantSpec:

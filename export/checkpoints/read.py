@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgemt.errors import EdgemtError, UsageError
 from edgemt.export.checkpoints import names, problems
@@ -18,6 +18,9 @@ from edgemt.export.checkpoints.forms import FORMS, lora
 from edgemt.export.checkpoints.forms.transformers import MARKERS
 from edgemt.export.checkpoints.model import Model, architecture, model_of
 from edgemt.export.checkpoints.tensors import Loaded, Stored, Weights
+
+if TYPE_CHECKING:
+    from edgemt.export.chat import ChatFiles
 
 SPECIAL = re.compile(r">>.+<<|<pad>|<unk>|<s>")
 PICKLES = (".pt", ".pth", ".ckpt", ".tar", ".bin")
@@ -95,6 +98,17 @@ class Checkpoint:
     def vocab(self) -> dict[str, int]:
         """Piece -> id of a Marian tokenizer. Raises EdgemtError if one of its files is missing."""
         return vocabulary(self.directory)
+
+    @cached_property
+    def chat(self) -> ChatFiles:
+        """The tokenizer and chat template of a decoder-only model, in a GGUF file if none lies beside it.
+
+        Raises as `read_chat`.
+        """
+        from edgemt.export.chat import read_chat
+
+        alone = not (self.directory / "tokenizer.json").is_file()
+        return read_chat(self.directory, self.path.name if self.form == "GGUF" and alone else None)
 
     @cached_property
     def licence(self) -> str:
