@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from edgemt.doctor.system import memory_available
+from edgemt.doctor.system import megabytes, memory_available
 from edgemt.errors import EdgemtError
 from edgemt.export.checkpoints.read import Checkpoint
 from edgemt.export.depth import LAYER
@@ -130,8 +130,8 @@ def plan(
     for need in needs:
         if need.bytes > room:
             raise EdgemtError(
-                f"this export needs about {gigabytes(need.bytes)} of memory for {need.stage}, and "
-                f"{gigabytes(room)} are available; {need.cure}"
+                f"this export needs about {megabytes(need.bytes)} of memory for {need.stage}, and "
+                f"{megabytes(room)} are available; {need.cure}"
             )
     whole = calibrates or gated or not candidates or not parts
     names = ["fp32", *candidates] if whole else candidates
@@ -150,7 +150,7 @@ def check_disk(output: Path, need: int) -> None:
     total, _, free = shutil.disk_usage(output.parent)
     if free < need and total:  # some file systems do not tell
         raise EdgemtError(
-            f"this export needs about {gigabytes(need)} of disk in {output.parent}, and {gigabytes(free)} "
+            f"this export needs about {megabytes(need)} of disk in {output.parent}, and {megabytes(free)} "
             "are free; free some space, or name an output on a larger disk"
         )
 
@@ -166,7 +166,3 @@ def release() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
-
-
-def gigabytes(count: float) -> str:
-    return f"{count / 1e9:.1f} GB"

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import numpy as np
 import onnx
@@ -89,10 +89,7 @@ class GraphSet:
         places: dict[str, tuple[int, int]] = {}
         with (directory / WEIGHTS_FILE).open("wb") as file:
             for name in sorted(used, key=lambda name: (-self.weights[name].nbytes, name)):
-                file.write(b"\0" * (-file.tell() % ALIGNMENT))
-                data = np.ascontiguousarray(self.weights[name])
-                places[name] = (file.tell(), data.nbytes)
-                data.tofile(file)
+                places[name] = _append(file, self.weights[name])
         files = {}
         for role, model in self.graphs.items():
             placed = onnx.ModelProto()
@@ -122,6 +119,14 @@ class Layer(NamedTuple):
     op: str
     precision: str
     bytes: int
+
+
+def _append(file: BinaryIO, array: Array) -> tuple[int, int]:
+    """Write an array behind what is there, aligned; return its place. Nothing of it stays in memory."""
+    file.write(b"\0" * (-file.tell() % ALIGNMENT))
+    start, data = file.tell(), np.ascontiguousarray(array)
+    data.tofile(file)
+    return start, data.nbytes
 
 
 def _point(init: TensorProto, offset: int, length: int) -> None:
