@@ -7,7 +7,7 @@ last token is the model's start token: search feeds it as the first of the answe
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -24,6 +24,8 @@ from edgemt.search import Hypothesis, SearchOptions, search
 
 FIRST = np.zeros(1, np.int32)
 LIMIT = 512  # tokens of one text: what a template is not trained to go far beyond
+CONTEXT = 256  # tokens of the sentences before it: each of them is read again for every text
+ROOM, ROOM_MORE = 2, 16  # the positions that an answer should have: so many a token of the text, and these
 
 
 def load(directory: Path, manifest: Manifest) -> Causal:
@@ -35,14 +37,18 @@ def load(directory: Path, manifest: Manifest) -> Causal:
 class Causal:
     """See `Family`."""
 
+    prompts = True
+
     def __init__(self, directory: Path, manifest: Manifest) -> None:
         self.model, self.chat = manifest.model, manifest.chat
         control = {*self.model.suppress, self.model.eos_id}
         self.tokenizer = BytePairs(directory / manifest.tokenizer["bpe"], control)
-        most = min(LIMIT, self.model.max_positions // 4)
-        self.limit = min(manifest.generation.get("max_source_tokens", most), most)
         # A sentence is measured, translated and counted: its tokens are asked for three times in a row.
         self._count = lru_cache(maxsize=32)(lambda text: len(self.tokenizer.encode(text)))
+        source, target = manifest.languages[0]
+        around = len(self._row(Request("", source, target, markup=True)))  # the longest of the prompts
+        most = min(LIMIT, (self.model.max_positions - around - ROOM_MORE) // (1 + ROOM))
+        self.limit = max(1, min(manifest.generation.get("max_source_tokens", most), most))
 
     def tokens(self, text: str) -> int:
         return self._count(text)
@@ -50,15 +56,38 @@ class Causal:
     def source(self, request: Request, most: int | None = None) -> list[int]:
         if most is not None:
             request = self._cut(request, min(most, self.limit))
-        asked = prompt(request.text, request.source_lang, request.target_lang)
-        row = [*self.chat["before"], *self.tokenizer.encode(asked), *self.chat["after"][:-1]]
         length, positions = self.tokens(request.text), self.model.max_positions
+        row: list[int] = []
+        for row in map(self._row, self._smaller(request)):
+            if len(row) + ROOM * length + ROOM_MORE <= positions:
+                return row
         if len(row) + length > positions:
             raise UsageError(
                 f"a text has {length} tokens, its prompt {len(row)}, and the model takes {positions} with "
                 "the answer; split it in two"
             )
         return row
+
+    def _row(self, request: Request) -> list[int]:
+        asked = prompt(
+            request.text,
+            request.source_lang,
+            request.target_lang,
+            request.terms,
+            request.context,
+            request.markup,
+        )
+        return [*self.chat["before"], *self.tokenizer.encode(asked), *self.chat["after"][:-1]]
+
+    def _smaller(self, request: Request) -> Iterator[Request]:
+        """The request, then with less and less: the oldest context goes first, the terms at the end."""
+        first, left = len(request.context), CONTEXT
+        while first and (left := left - self.tokens(request.context[first - 1])) >= 0:
+            first -= 1
+        for start in range(first, len(request.context) + 1):
+            yield dataclasses.replace(request, context=request.context[start:])
+        for end in reversed(range(len(request.terms))):
+            yield dataclasses.replace(request, context=(), terms=request.terms[:end])
 
     def generate(
         self,
@@ -82,6 +111,10 @@ class Causal:
         """See `Family`. A constraint and a beam are left out of account."""
         row = self.source(request, most)
         return self._tokens(program, row, options, self._limit(request, row, options))
+
+    def longest(self, request: Request, options: SearchOptions) -> int:
+        """See `Family`."""
+        return self._limit(request, self.source(request), options)
 
     def _alone(
         self, program: Program, request: Request, options: SearchOptions, most: int | None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,6 +19,10 @@ class Request:
     source_lang: str
     target_lang: str
     constraint: Constraint | None = None  # what the translation must contain
+    # What only a family with `prompts` reads:
+    terms: tuple[tuple[str, str], ...] = ()  # glossary terms that occur in the text, source and target
+    context: tuple[str, ...] = ()  # sentences of the source before the text
+    markup: bool = False  # the text has tags <s1>…</s1>, which the translation is to keep
 
     @property
     def direction(self) -> str:
@@ -52,6 +56,7 @@ class Family(Protocol):
     """The models of one kind. Made by the module's `load(directory, manifest)`."""
 
     tokenizer: Tokenizer
+    prompts: bool  # reads terms, context and markup of a request; samples and streams
 
     def tokens(self, text: str) -> int:
         """How many tokens of the model a source text takes."""
@@ -63,7 +68,10 @@ class Family(Protocol):
         ...
 
     def source(self, request: Request, most: int | None = None) -> list[int]:
-        """The program's input: the text with all that goes around it. `most` and errors as in `generate`."""
+        """The program's input: the text with all that goes around it. `most` and errors as in `generate`.
+
+        Where it is too long for the model, the context (the oldest first) and then the terms are left out.
+        """
         ...
 
     def generate(
@@ -78,4 +86,17 @@ class Family(Protocol):
         With `most`, texts are cut to so many tokens, and to what the model takes; without it, UsageError is
         raised for a text that the model does not take.
         """
+        ...
+
+    def stream(
+        self, program: Program, request: Request, options: SearchOptions, most: int | None = None
+    ) -> Generator[int]:
+        """Where `prompts`: the target ids of one greedy or sampled answer as they come.
+
+        Closing the iterator ends the work. A constraint and a beam are left out of account.
+        """
+        ...
+
+    def longest(self, request: Request, options: SearchOptions) -> int:
+        """Where `prompts`: the most tokens of an answer; one of so many is not finished."""
         ...

@@ -21,6 +21,8 @@ def load(directory: Path, manifest: Manifest) -> Seq2Seq:
 class Seq2Seq:
     """See `Family`."""
 
+    prompts = False
+
     def __init__(self, directory: Path, manifest: Manifest) -> None:
         self.model = manifest.model
         self.tokenizer = Tokenizer(directory, manifest.tokenizer)

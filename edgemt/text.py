@@ -7,7 +7,7 @@ what it gets wrong in clinical notes (list numbers, Latin abbreviations in Chine
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from sentencex import segment  # pyright: ignore[reportAttributeAccessIssue]
@@ -177,6 +177,24 @@ def cut(sentence: str, fits: Callable[[str], bool], level: int = 0) -> Iterator[
         yield from cut(part, fits, level + 1)
 
 
+def spaced(pieces: Iterable[Piece], target_lang: str) -> Iterator[tuple[Piece, str]]:
+    """Each piece with what it is copied as: one space between two sentences, and none in Chinese."""
+    before, held = Piece(""), None
+    for piece in pieces:
+        if held:
+            yield held, "" if piece.translate else held.text
+            held = None
+        elif piece.translate and before.text.strip() and target_lang != "zh":
+            yield Piece(""), " "
+        if piece.text == " " and before.translate and target_lang == "zh":
+            held = piece
+        else:
+            yield piece, piece.text
+        before = piece
+    if held:
+        yield held, held.text
+
+
 def tidy(text: str, language: str) -> str:
     """An output as `language` is printed: wide marks and no spaces in Chinese, narrow marks elsewhere."""
     if language == "zh":
@@ -185,6 +203,14 @@ def tidy(text: str, language: str) -> str:
         return SPACE_IN_CHINESE.sub("", text)
     text = WIDE_MARK.sub(lambda match: match[1].translate(NARROW) + " ", text)
     return text.replace("（", " (").replace("）", ") ").replace("  ", " ").strip()
+
+
+def settled(text: str, language: str) -> str:
+    """What `tidy` of this output begins with, whatever the output goes on with: up to a letter or digit."""
+    end = text.rfind("(") if language == "zh" and text.rfind("(") > text.rfind(")") else len(text)
+    while end and not text[end - 1].isalnum():
+        end -= 1
+    return tidy(text[:end], language)
 
 
 def end_as(source: str, target: str, language: str) -> str:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from edgemt import text as texts
 from edgemt.bundle import Bundle, open_bundle
@@ -17,27 +16,37 @@ from edgemt.family import Family, Request
 from edgemt.manifest import Manifest
 from edgemt.runtimes import open_program
 from edgemt.search import Hypothesis, SearchOptions
+from edgemt.segment import Segment
 
 if TYPE_CHECKING:
+    from edgemt.generate import Sampling
     from edgemt.glossary import Glossary, Wanted
+    from edgemt.prompted import Context
 
+# What only decoder-only models do.
+PROMPTED = {
+    "context": "context",
+    "context_sentences": "context",
+    "markup": "HTML or XML",
+    "sampling": "sampling",
+}
 # A family's module has load(directory, manifest) -> Family.
 FAMILIES = {"seq2seq": "edgemt.seq2seq", "causal": "edgemt.causal"}
 
 
-@dataclass(frozen=True)
-class Segment:
-    """A part of the text and what became of it."""
+class Asked(TypedDict, total=False):
+    """How a text is to be translated; all of it may be left out."""
 
-    source: str
-    target: str
-    direction: str  # "zh-en"
-    score: float | None = None  # log-probability per target token; None: copied, or greedy and not asked for
-    translated: bool = False
-    source_tokens: int = 0
-    target_tokens: int = 0
-    ms: float = 0.0
-    missing: tuple[str, ...] = ()  # glossary terms that could not be placed
+    source_lang: str | None
+    target_lang: str | None
+    glossary: Mapping[str, str] | None  # source terms, and the target terms that must appear
+    beam: int | None  # hypotheses kept while searching; 1: greedy (default: the bundle's)
+    scores: bool  # greedy search too says how sure it was (it is a little slower then)
+    # Of decoder-only models:
+    context: Sequence[str] | Context  # sentences of the source that come before the text
+    context_sentences: int  # so many sentences before each one of the text are context too
+    markup: bool  # the text is HTML or XML: its tags stay
+    sampling: Sampling | None  # draw the answers (`Translator.sampling()` is the model's own way)
 
 
 def load(path: str | Path | None = None, threads: int = 1) -> Translator:
@@ -57,50 +66,65 @@ class Translator:
         self.tokenizer = self.family.tokenizer
         self.options = search_options(manifest)
 
-    def translate(
-        self,
-        text: str,
-        *,
-        source_lang: str | None = None,
-        target_lang: str | None = None,
-        glossary: Mapping[str, str] | None = None,
-        beam: int | None = None,
-    ) -> str:
+    def translate(self, text: str, **asked: Unpack[Asked]) -> str:
         """The translation of a text of any length; line breaks, blank lines and indents stay.
 
-        The direction is found from the text where a language is not given. `glossary` maps source terms to
-        the target terms that must appear. Raises UsageError for a pair of languages that the bundle lacks.
+        The direction is found from the text where a language is not given. Raises UsageError for a pair of
+        languages that the bundle lacks, and where it is asked for what its family of models cannot do.
         """
-        segments = self.segments(
-            text, source_lang=source_lang, target_lang=target_lang, glossary=glossary, beam=beam
-        )
-        return "".join(segment.target for segment in segments)
+        return "".join(segment.target for segment in self.segments(text, **asked))
 
-    def segments(
-        self,
-        text: str,
-        *,
-        source_lang: str | None = None,
-        target_lang: str | None = None,
-        glossary: Mapping[str, str] | None = None,
-        beam: int | None = None,
-        scores: bool = False,
-    ) -> Iterator[Segment]:
+    def segments(self, text: str, **asked: Unpack[Asked]) -> Iterator[Segment]:
         """The text in segments, each as soon as it is translated; their targets in a row are the translation.
 
         White space and line breaks are segments of their own; `translated` is false, and their tokens are 0.
-        With `scores`, greedy search too says how sure it was (it is a little slower then).
         """
+        if self.family.prompts:
+            events = self._events(text, stream=False, **asked)
+            yield from (event for event in events if isinstance(event, Segment))
+            return
+        for name, what in PROMPTED.items():
+            if asked.get(name):
+                raise UsageError(
+                    f"{self.bundle.manifest.name} is not a decoder-only model, and cannot take {what}; "
+                    "leave it out, or use another bundle"
+                )
         text = texts.well_formed(text)
-        source_lang, target_lang = self.direction(text, source_lang, target_lang)
+        source_lang, target_lang = self.direction(text, asked.get("source_lang"), asked.get("target_lang"))
         direction = f"{source_lang}-{target_lang}"
-        terms = as_glossary(glossary)
-        options = dataclasses.replace(self.options, beam=beam or self.options.beam, scores=scores)
-        for piece, target in spaced(texts.pieces(text, source_lang, self.fits), target_lang):
+        terms, options = as_glossary(asked.get("glossary")), self._options(asked)
+        for piece, target in texts.spaced(texts.pieces(text, source_lang, self.fits), target_lang):
             if piece.translate and texts.has_letters_of(piece.text, source_lang):
                 yield self._sentence(piece.text, source_lang, target_lang, terms, options)
             else:
                 yield Segment(piece.text, target, direction)
+
+    def stream(self, text: str, **asked: Unpack[Asked]) -> Iterator[str]:
+        """The translation in parts, each as soon as nothing behind it can change it.
+
+        A decoder-only model's sentence comes word by word, without a beam, scores, tags or a glossary term in
+        it; else a part is a sentence. Closing the iterator ends the work.
+        """
+        return (part for part, _ in self.streamed(text, **asked) if part)
+
+    def streamed(self, text: str, **asked: Unpack[Asked]) -> Iterator[tuple[str, Segment | None]]:
+        """As `stream`; with the last part of a segment, possibly empty, comes the segment."""
+        sent = 0
+        for event in (
+            self._events(text, stream=True, **asked) if self.family.prompts else self.segments(text, **asked)
+        ):
+            if isinstance(event, str):
+                sent += len(event)
+                yield event, None
+            else:
+                yield event.target[sent:], event
+                sent = 0
+
+    def sampling(self, seed: int | None = None) -> Sampling:
+        """The model's own way of sampling, by its checkpoint; where that says nothing, HY-MT's."""
+        from edgemt.generate import Sampling
+
+        return Sampling(**{**self.bundle.manifest.generation.get("sampling", {}), "seed": seed})
 
     def translate_many(
         self,
@@ -148,6 +172,37 @@ class Translator:
     def fits(self, text: str) -> bool:
         """Whether the text is short enough to be translated in one go."""
         return self.family.tokens(text) <= self.family.limit
+
+    def _options(self, asked: Asked) -> SearchOptions:
+        return dataclasses.replace(
+            self.options, beam=asked.get("beam") or self.options.beam, scores=asked.get("scores", False)
+        )
+
+    def _events(self, text: str, stream: bool, **asked: Unpack[Asked]) -> Iterator[str | Segment]:
+        from edgemt.prompted import Context, Prompted
+
+        markup, context, sampling = asked.get("markup"), asked.get("context", ()), asked.get("sampling")
+        options = dataclasses.replace(self._options(asked), sampling=sampling)
+        if sampling and (options.beam > 1 or options.scores):
+            raise UsageError("sampling has neither a beam nor scores; leave out one of them")
+        if isinstance(context, str):
+            raise UsageError("the context is one text; give a list of sentences")
+        text = shown = texts.well_formed(text)
+        if markup:
+            from edgemt.markup import words
+
+            shown = words(text)
+        source_lang, target_lang = self.direction(shown, asked.get("source_lang"), asked.get("target_lang"))
+        prompted = Prompted(
+            self.family,
+            self.program,
+            options,
+            source_lang,
+            target_lang,
+            as_glossary(asked.get("glossary")),
+            context if isinstance(context, Context) else Context(context, asked.get("context_sentences", 0)),
+        )
+        yield from prompted.document(text) if markup else prompted.text(text, stream)
 
     def _sentence(
         self,
@@ -200,24 +255,6 @@ def search_options(manifest: Manifest) -> SearchOptions:
     """How the bundle wants to be searched."""
     known = {field.name for field in dataclasses.fields(SearchOptions)}
     return SearchOptions(**{key: value for key, value in manifest.generation.items() if key in known})
-
-
-def spaced(pieces: Iterable[texts.Piece], target_lang: str) -> Iterator[tuple[texts.Piece, str]]:
-    """Each piece with what it is copied as: one space between two sentences, and none in Chinese."""
-    before, held = texts.Piece(""), None
-    for piece in pieces:
-        if held:
-            yield held, "" if piece.translate else held.text
-            held = None
-        elif piece.translate and before.text.strip() and target_lang != "zh":
-            yield texts.Piece(""), " "
-        if piece.text == " " and before.translate and target_lang == "zh":
-            held = piece
-        else:
-            yield piece, piece.text
-        before = piece
-    if held:
-        yield held, held.text
 
 
 def primary(language: str | None) -> str | None:

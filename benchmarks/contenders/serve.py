@@ -44,7 +44,7 @@ class Text:
         if self.sentences is None:
             return one(text)
         from edgemt import text as texts
-        from edgemt.translator import spaced
+        from edgemt.text import spaced
 
         most = self.sentences
 
