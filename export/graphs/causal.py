@@ -217,16 +217,19 @@ class Graph:
         b.node("Split", [turned, b.ints([h, kv])], f"{name}.q", key, axis=2)
         key = b.node("Concat", [f"past_key.{layer}", key], f"{name}.all_keys", axis=0)
         value = b.node("Concat", [f"past_value.{layer}", value], f"{name}.all_values", axis=0)
-        # The h / kv queries of one key are the leading axis, over which keys and values are broadcast.
+        # The h / kv queries of one key and all new tokens are the rows of one product: keys and values are
+        # read once, and it is the same kernel at any width, which one row alone would not get.
         query = b.node("Reshape", [f"{name}.q", b.ints([0, 0, kv, h // kv, e])], f"{name}.groups")
-        query = b.node("Transpose", [query], f"{name}.query", perm=[3, 1, 2, 0, 4])
+        query = b.node("Transpose", [query], f"{name}.query_by_head", perm=[1, 2, 3, 0, 4])
+        query = b.node("Reshape", [query, b.ints([0, 0, -1, e])], f"{name}.query")
         key = b.node("Transpose", [key], f"{name}.key", perm=[1, 2, 3, 0])
         value = b.node("Transpose", [value], f"{name}.value", perm=[1, 2, 0, 3])
         scores = b.node("MatMul", [query, key], f"{name}.scores")
-        masked = b.node("Add", [scores, "self_bias"], f"{name}.masked")
+        masked = b.node("Add", [scores, "grouped_bias"], f"{name}.masked")
         weights = b.node("Softmax", [masked], f"{name}.weights", axis=-1)
         context = b.node("MatMul", [weights, value], f"{name}.context")
-        context = b.node("Transpose", [context], f"{name}.context_by_length", perm=[3, 1, 2, 0, 4])
+        context = b.node("Reshape", [context, b.ints([0, kv, h // kv, -1, e])], f"{name}.context_by_head")
+        context = b.node("Transpose", [context], f"{name}.context_by_length", perm=[3, 0, 1, 2, 4])
         context = b.node("Reshape", [context, b.ints([0, 0, h * e])], f"{name}.merged")
         return self.linear(context, f"{name}.o_proj", [f"{name}.o_proj"])
 
@@ -256,6 +259,7 @@ class Graph:
         x = b.node("Gather", [table, "input_ids"], "embed_tokens")
         x = b.node("Transpose", [x], "embeddings", perm=[1, 0, 2])
         self.turns()
+        b.node("Concat", ["self_bias"] * (shape.heads // shape.kv_heads), "grouped_bias", axis=2)
         for i in range(shape.layers):
             layer = f"layers.{i}"
             x = b.node(
