@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 
 from edgemt.prompts import LANGUAGES
-from edgemt.text import language_of
+from edgemt.text import ENGLISH_WORDS, language_of
 
 NAMES = [name.lower() for names in LANGUAGES.values() for name in names]
 # Before a colon or in brackets: "Translation:", "英语翻译：", "[English]".
@@ -21,6 +21,7 @@ LABELS = frozenset(
 HEAD = 40  # a source with a colon in so many characters may have a label of its own
 BRACKETS = {"[": "]", "(": ")", "（": "）", "【": "】"}
 QUOTES = {'"': '"', "“": "”", "「": "」", "『": "』", "'": "'", "‘": "’", "`": "`"}
+BOLD = "*#_"
 # How what is said before a colon and a line break begins, and how prompts do, which end so too.
 INTRODUCTIONS = ("here is", "here's", "sure", "certainly", "以下是", "这是", "好的", "当然")
 PROMPTS = ("将以下", "把下面", "参考下面", "参考上面", "translate the following")
@@ -29,7 +30,6 @@ FENCED = re.compile(r"```\w*\s*\n?(.*?)\s*(?:```.*)?", re.DOTALL)
 OPENED = re.compile(r"(?:</?(?:target|source)>\s*)+")
 TAGS, CLOSINGS = ("<target>", "</target>", "<source>", "</source>"), ("</target>", "</source>")
 NOTE = re.compile(r"\W?(?:note|explanation|p\.s\.|注|备注|说明|解释)\s*[:：]", re.IGNORECASE)
-WORDS = re.compile(r"\b[a-z]{2,}\b")
 LOOP, LEAST = 3, 12  # an answer ends in a loop if that came so often, and is so many tokens long in all
 
 
@@ -38,6 +38,11 @@ def clean(answer: str, source: str) -> str:
     text, before = answer.strip(), None
     while text != before and begins(text, source):
         text, before = unwrapped(text, source), text
+    return ended(text, source)
+
+
+def ended(text: str, source: str) -> str:
+    """The text without what follows the translation."""
     ends = [text.find(tag) for tag in CLOSINGS if tag in text and tag not in source]
     text = text[: min(ends)].rstrip() if ends else text
     if "\n" in source:
@@ -64,7 +69,7 @@ def begins(text: str, source: str) -> bool:
     low, own = text.lower(), source.lower()
     if text[:1] in QUOTES and not any(mark in source for mark in QUOTES):
         return True
-    if text[:1] in BRACKETS and source[:1] not in BRACKETS:
+    if any(text[:1] in marks and source[:1] not in marks for marks in (BRACKETS, BOLD)):
         return True
     if any(begun(low, start) and not own.startswith(start) for start in (*INTRODUCTIONS, *PROMPTS)):
         return True
@@ -79,7 +84,7 @@ def begun(text: str, start: str) -> bool:
 
 def followed(text: str, start: str, marks: str) -> bool:
     """Whether `text` begins with `start` and one of the marks, or may go on so."""
-    rest = text[len(start) :].lstrip(" *")
+    rest = text[len(start) :].lstrip(" *_")
     return begun(text, start) and (not rest or rest[0] in marks)
 
 
@@ -110,11 +115,11 @@ def unwrapped(text: str, source: str) -> str:
         if source[:1] not in BRACKETS and (label in LABELS or label in LANGUAGES) and rest.strip():
             return text[len(text) - len(rest) :].strip()
     label, _, rest = re.sub("[:：]", ":", text).partition(":")
-    if not has_label(source) and label.strip(" *").lower() in LABELS and rest.strip(" *"):
-        return text[len(text) - len(rest) :].strip(" *\n")
-    quotes = {*QUOTES, *QUOTES.values()}
-    if QUOTES.get(text[:1]) == text[1:][-1:] and not quotes & {*text[1:-1], *source} and text[1:-1].strip():
-        return text[1:-1].strip()
+    if not has_label(source) and label.strip(" *#_").lower() in LABELS and rest.strip(" *_"):
+        return text[len(text) - len(rest) :].strip(" *_\n")
+    body, quotes = ended(text, source), {*QUOTES, *QUOTES.values()}
+    if QUOTES.get(body[:1]) == body[1:][-1:] and not quotes & {*body[1:-1], *source} and body[1:-1].strip():
+        return body[1:-1].strip()
     return text
 
 
@@ -124,7 +129,7 @@ def doubt(target: str, language: str) -> str:
         return "empty"
     language = language.split("-")[0]
     wrong = (
-        language_of(target) == "en" and len(WORDS.findall(target)) >= 3
+        language_of(target) == "en" and ENGLISH_WORDS.search(target) is not None
         if language in ("zh", "yue")
         else language_of(target) == "zh" and language not in ("ja", "ko")
     )

@@ -134,6 +134,8 @@ class Unit:
     def parts(self, source_lang: str, target_lang: str, fits: Callable[[str], bool]) -> Iterator[Part]:
         found = self._pieces(source_lang, fits)
         tags, sentences = self._shared(found)
+        # White space at an end of an element is between sentences, and yet in the source of one.
+        elsewhere = {i for nodes in sentences.values() for node in nodes for i in range(node.start, node.end)}
         at = 0
         for piece, target in spaced(found, target_lang):
             end = at + len(piece.text)
@@ -142,12 +144,15 @@ class Unit:
                 yield Part("", target)
             elif piece.translate:
                 yield from due(tags, at)
-                raw = self._raw(at, end, sentences[at])
-                yield Part(raw, raw, Tagged(piece.text, sentences[at]), self.escapes)
+                first = min([at, *(node.start for node in sentences[at])])
+                last = max([end, *(node.end for node in sentences[at])])
+                raw = self._raw(first, last, sentences[at])
+                nodes = [shifted(node, at, end) for node in sentences[at]]
+                yield Part(raw, raw, Tagged(piece.text, nodes), self.escapes)
             else:
                 for i in range(at, end):
                     yield from due(tags, i)
-                    yield Part(self.raw[i], self.raw[i] if target else "")
+                    yield Part("" if i in elsewhere else self.raw[i], self.raw[i] if target else "")
             at = end
         yield from due(tags, len(self.plain))
 
@@ -191,7 +196,7 @@ class Unit:
                 start, end = starts[place], starts[min(place + 1, len(found))]
                 around = (first, last) == (start, end) if node.close else first == start
                 if last <= end and not around and found[place].translate:
-                    sentences[start].append(shifted(node, start, end))
+                    sentences[start].append(node)
                 else:
                     tags.append(Tag(node.start, node.open))
                     visit(node.children)
@@ -202,11 +207,10 @@ class Unit:
         return tags, sentences
 
     def _raw(self, start: int, end: int, nodes: list[Node]) -> str:
-        """The source of a sentence; `nodes` count from its start."""
-
         def mark(node: Node, inside: str) -> str:
             return node.open + inside + node.close
 
+        nodes = [shifted(node, start, end) for node in nodes]
         return written(self.raw[start:end], nodes, lambda node: (node.start, node.end), mark, "".join)
 
 

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, BinaryIO
 from edgemt.errors import EdgemtError, UsageError
 
 if TYPE_CHECKING:
-    from edgemt.translator import Segment
+    from edgemt.segment import Segment
+    from edgemt.translator import Asked, Translator
 
 HEAD = 1 << 16  # bytes of a file that its direction is found from
 
@@ -42,6 +43,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add("--glossary", action="append", default=[], metavar="FILE|TERM=TERM",
         help="terms to be translated so: a TSV, CSV or JSON file, or one pair; may be repeated")  # fmt: skip
+    add("--context", action="append", default=[], metavar="TEXT",
+        help="a sentence that comes before the text; may be repeated (decoder-only models)")  # fmt: skip
+    add("--context-sentences", type=int, default=0, metavar="N",
+        help="read the N sentences before each one as context (decoder-only models)")  # fmt: skip
+    add("--markup", action="store_true",
+        help="the text is HTML or XML: translate what is between the tags (decoder-only models)")  # fmt: skip
+    add("--stream", action="store_true", help="write each word as soon as it is certain")
+    add(
+        "--sample", action="store_true", help="draw the words, as the model's makers do (decoder-only models)"
+    )
+    add("--seed", type=int, metavar="N", help="with --sample: the same words every time")
     add("--threads", type=int, default=1, metavar="N", help="processor cores to use (default: 1)")
     add(
         "--json", action="store_true", help="one JSON object a sentence: source, target, direction, score, ms"
@@ -49,36 +61,73 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    for name in ("beam", "threads"):
-        value = getattr(args, name)
-        if value is not None and value < 1:
-            raise UsageError(f"--{name} {value} is too small; give 1 or more")
+    check(args)
     with source_texts(args) as (texts, head), destination(args.output) as write:
         from edgemt.translator import load
 
-        glossary = None
+        asked: Asked = {"beam": args.beam, "scores": args.json and not args.sample, "markup": args.markup}
         if args.glossary:
             from edgemt.glossary import read_glossary
 
-            glossary = read_glossary(args.glossary)
+            asked["glossary"] = read_glossary(args.glossary)
         translator = load(args.bundle, threads=args.threads)
-        source_lang, target_lang = args.source_lang, args.target_lang
-        if head is not None:
-            source_lang, target_lang = translator.direction(head, source_lang, target_lang)
-        for number, text in enumerate(texts, 1):
-            segments = translator.segments(
-                text,
-                source_lang=source_lang,
-                target_lang=target_lang,
-                glossary=glossary,
-                beam=args.beam,
-                scores=args.json,
-            )
-            for segment in segments:
-                write(as_json(segment, number) if args.json else segment.target)
-                if segment.missing and not args.json:
-                    warn(f"line {number}: {', '.join(segment.missing)} is missing in: {segment.target}")
+        if args.sample:
+            asked["sampling"] = translator.sampling(args.seed)
+        if args.context or args.context_sentences:
+            from edgemt.prompted import Context
+
+            asked["context"] = Context(args.context, args.context_sentences)  # goes on from line to line
+        asked["source_lang"], asked["target_lang"] = args.source_lang, args.target_lang
+        if args.markup:
+            texts = iter(["".join(texts)])
+        elif head is not None:
+            direction = translator.direction(head, args.source_lang, args.target_lang)
+            asked["source_lang"], asked["target_lang"] = direction
+        for line, text in enumerate(texts, 1):
+            for part, segment in parts(translator, text, args.stream, asked):
+                if not args.json:
+                    write(part)
+                if segment:
+                    if args.json:
+                        write(as_json(segment, line))
+                    else:
+                        warn_of(segment, line)
+                    line += segment.source.count("\n")  # all of HTML is one text
     return 0
+
+
+def check(args: argparse.Namespace) -> None:
+    for name, least in (("beam", 1), ("threads", 1), ("context_sentences", 0)):
+        value = getattr(args, name)
+        if value is not None and value < least:
+            option = name.replace("_", "-")
+            raise UsageError(f"--{option} {value} is too small; give {least} or more")
+    if args.seed is not None and not args.sample:
+        raise UsageError("--seed is for sampling; give --sample too, or leave it out")
+    if args.stream and args.json:
+        raise UsageError("--stream writes words, and --json whole sentences; leave out one of them")
+
+
+def parts(
+    translator: Translator, text: str, stream: bool, asked: Asked
+) -> Iterator[tuple[str, Segment | None]]:
+    """The translation in parts; with the last part of a segment comes the segment."""
+    if stream:
+        return translator.streamed(text, **asked)
+    return ((segment.target, segment) for segment in translator.segments(text, **asked))
+
+
+def warn_of(segment: Segment, line: int) -> None:
+    """What a user should look at in a translation, on standard error."""
+    if segment.missing:
+        warn(f"line {line}: {', '.join(segment.missing)} is missing in: {segment.target}")
+    if segment.missing_tags:
+        warn(f"line {line}: lost by the model: {' '.join(segment.missing_tags)}, check: {segment.target}")
+    if not segment.finished:
+        warn(f"line {line}: the model did not come to an end in: {segment.target}")
+    if segment.doubt:
+        what = "has no translation" if segment.doubt == "empty" else "may not be translated"
+        warn(f"line {line}: this {what}: {segment.source}")
 
 
 def as_json(segment: Segment, line: int) -> str:
@@ -95,8 +144,13 @@ def as_json(segment: Segment, line: int) -> str:
         "target_tokens": segment.target_tokens,
         "ms": round(segment.ms, 3),
     }
-    if segment.missing:
-        data["missing_terms"] = segment.missing
+    for name, value in (("missing_terms", segment.missing), ("missing_tags", segment.missing_tags)):
+        if value:
+            data[name] = value
+    if not segment.finished:
+        data["finished"] = False
+    if segment.doubt:
+        data["doubt"] = segment.doubt
     return json.dumps(data, ensure_ascii=False) + "\n"
 
 
