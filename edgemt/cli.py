@@ -36,6 +36,11 @@ COMMANDS = {
         "show what a bundle is, its checksums and its precision by layer, or what a checkpoint is",
         "export",
     ),
+    "verify-model": Command(
+        "edgemt.verify.command",
+        "write a conformance report on a checkpoint or bundle, fit to attach to an issue",
+        "export",
+    ),
     "pack": Command("edgemt.pack.command", "write a kit that installs on a device without a network"),
     "doctor": Command("edgemt.doctor.command", "say what this machine can run, and what is missing"),
 }

@@ -21,6 +21,7 @@ EXTRAS = {
     "edgemt/bench/compare_page.py": {"matplotlib"},
     "edgemt/bench/command.py": {"jinja2", "matplotlib"},
     "edgemt/bpe.py": {"tokenizers"},
+    "edgemt/verify/page.py": {"jinja2"},
     "runtimes/ort_graph.py": {"onnx"},
 }
 
