@@ -4,6 +4,9 @@ Static INT8 of a decoder with a cache must see the tensors that decoding produce
 every length included. So the project's own search translates each sentence greedily, one at a time (padding
 would pollute the ranges), the runtime hands over the tapped tensors after every run of a graph, and streaming
 observers take them in. Memory does not depend on the number of sentences.
+
+A prompt and its answer in one run of a decoder-only model make the same tensors as decoding that answer token
+by token, so that a sentence that brings its answer is read that way, in a tenth of the time.
 """
 
 from __future__ import annotations
@@ -13,8 +16,9 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import onnx
 from numpy.typing import NDArray
 from tqdm import tqdm
@@ -25,24 +29,36 @@ from edgemt.errors import EdgemtError, UsageError
 from edgemt.family import Request
 from edgemt.manifest import Manifest
 from edgemt.runtimes import open_program
-from edgemt.runtimes.protocol import RoleTensors
+from edgemt.runtimes.protocol import RoleTensors, Tap, Want
 from edgemt.translator import open_family, search_options
 
-Sentence = tuple[str, str, str]  # source language, target language, text
+
+class Sentence(NamedTuple):
+    """A sentence to translate. With an answer, a decoder-only model reads that instead of making its own."""
+
+    source_lang: str
+    target_lang: str
+    text: str
+    answer: str | None = None
+
+
+Sentences = Sequence[Sentence | tuple[str, str, str]]
 
 
 def collect(
     directory: Path,
     manifest: Manifest,
     tensors: RoleTensors,
-    sentences: Sequence[Sentence],
+    sentences: Sentences,
     *,
     observer: str = "minmax",
     threads: int = 1,
+    factors: Mapping[str, NDArray[np.float32]] = {},
 ) -> QuantSpec:
     """Translate `sentences` with the FP32 bundle in `directory`, and find the range of each of `tensors`.
 
     `tensors` names tensors by the role of their graph ("encoder", "step"); `observer` is a key of OBSERVERS.
+    A tensor with `factors` [channels] is divided by them before it is looked at (see smooth.py).
     Raises UsageError without sentences or for another observer, and EdgemtError, naming the tensor, for one
     that took a value that is not finite.
     """
@@ -56,16 +72,12 @@ def collect(
     observers = {name: OBSERVERS[observer](name) for name in roles}
     runs = dict.fromkeys(manifest.graphs, 0)
 
-    def listen(role: str, arrays: Mapping[str, NDArray[Any]]) -> None:
+    def listen(role: str, arrays: Mapping[str, NDArray[Any]], /) -> None:
         runs[role] += 1
         for name, array in arrays.items():
-            observers[name].update(array)
+            observers[name].update(array / factors[name] if name in factors else array)
 
-    program = open_program(directory, manifest, threads=threads, taps=tensors, on_tap=listen)
-    family = open_family(directory, manifest)
-    options = dataclasses.replace(search_options(manifest), beam=1)
-    for source_lang, target_lang, text in tqdm(sentences, desc="calibrating", disable=None):
-        family.generate(program, [Request(text, source_lang, target_lang)], options, family.limit)
+    decode(directory, manifest, tensors, sentences, listen, threads)
     ranges = {name: found.range() for name, found in observers.items()}
     return QuantSpec(
         activations=ranges,
@@ -77,6 +89,31 @@ def collect(
         sentences_sha256=_sha256(map(json.dumps, sentences)),
         sqnr_db={name: found.sqnr_db(*ranges[name]) for name, found in observers.items()},
     )
+
+
+def decode(
+    directory: Path,
+    manifest: Manifest,
+    tensors: RoleTensors,
+    sentences: Sentences,
+    listen: Tap,
+    threads: int = 1,
+) -> None:
+    """Translate `sentences` one by one; `listen` gets `tensors` of every run of a graph."""
+    program = open_program(directory, manifest, threads=threads, taps=tensors, on_tap=listen)
+    family = open_family(directory, manifest)
+    options = dataclasses.replace(search_options(manifest), beam=1)
+    for given in tqdm(sentences, desc="calibrating", disable=None):
+        sentence = given if isinstance(given, Sentence) else Sentence(*given)
+        request = Request(sentence.text, sentence.source_lang, sentence.target_lang)
+        if sentence.answer is None or not program.caps.prompts:
+            family.generate(program, [request], options, family.limit)
+            continue
+        answer = [manifest.model.start_id, *family.tokenizer.encode_target(sentence.answer)]
+        row = [*family.source(request, family.limit), *answer][: manifest.model.max_positions]
+        session = program.open(None, np.zeros(1, np.int32), len(row))
+        session.step(np.array([row], np.int32), np.array([len(row)], np.int32), Want(last=True))
+        session.close()
 
 
 def quantisable_inputs(model: Path, products: bool = False) -> list[str]:

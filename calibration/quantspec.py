@@ -44,7 +44,9 @@ class QuantSpec:
     source_sha256: str  # of the FP32 graphs that were run
     sentences_sha256: str  # of the calibration sentences
     sqnr_db: dict[str, float | None] = field(default_factory=dict)  # None where the tensor was all zero
-    blocks: tuple[str, ...] = ()  # products that take their activations as they are: weights in blocks
+    # Products that are not static: "rows", their activations by each row's magnitude; "blocks", weights in
+    # blocks and activations as they are.
+    schemes: dict[str, str] = field(default_factory=dict)
     scheme: str = "affine-unsigned"
     bits: int = 8
 
@@ -96,7 +98,6 @@ class QuantSpec:
                 "activations": {name: (entry["low"], entry["high"]) for name, entry in entries.items()},
                 "roles": {name: entry["role"] for name, entry in entries.items()},
                 "sqnr_db": {name: entry["sqnr_db"] for name, entry in entries.items()},
-                "blocks": tuple(data.get("blocks", ())),
             }
             return cls(**fields)
         except (KeyError, TypeError, AttributeError) as error:

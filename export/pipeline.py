@@ -19,6 +19,7 @@ from edgemt.errors import EdgemtError, UsageError
 from edgemt.export import against_torch, memory
 from edgemt.export import rows as tables
 from edgemt.export.bundles import write_bundle
+from edgemt.export.calibrate import calibrate
 from edgemt.export.checkpoints.read import Checkpoint, open_checkpoint
 from edgemt.export.choose import Variant, choose
 from edgemt.export.clock import ROUNDS, SENTENCES, clock
@@ -26,6 +27,7 @@ from edgemt.export.families import Family, check_architecture, family_of
 from edgemt.export.graphs.graphset import Canonical
 from edgemt.export.parity import STEPS
 from edgemt.export.report import write_report
+from edgemt.export.rounding import round_weights
 from edgemt.export.rows import Row
 from edgemt.export.targets import PLAIN, Calibrated, Target, target
 from edgemt.export.workspace import ARCHIVE, check_output, publish, workspace
@@ -53,6 +55,8 @@ class Request:
     calibration_sentences: int | None = None  # None: the family's number
     heldout: Path | None = None  # None: the checkpoint's heldout.tsv
     observer: str = "percentile"
+    rounding: str | None = None  # of INT4's weights: "gptq" | "nearest"; None: "gptq" if there are sentences
+    int4_budget: float = 4.0  # bits that INT4's weights in layers may have on average
     max_bleu_drop: float = 0.5
     max_new_critical: int | None = None  # None: no more than chance explains
     gate: bool = True  # False: ship without comparing translations
@@ -104,6 +108,7 @@ class Export:
     target: Target
     stage: Stages
     report: dict[str, Any]
+    found: dict[str, Calibrated] = field(default_factory=dict)  # precision -> what calibration found for it
 
     def write(
         self, precision: str, spec: QuantSpec | None = None, canonical: Canonical | None = None
@@ -115,9 +120,8 @@ class Export:
         directory = self.work / (precision if canonical is None else "part")
         directory.mkdir()
         canonical = canonical or self.canonical
-        lowered = self.target.lower(
-            canonical, precision, Calibrated(spec.activations, spec.blocks) if spec else PLAIN
-        )
+        found = self.found.get(precision, PLAIN)
+        lowered = self.target.lower(found.canonical or canonical, precision, found)
         write_bundle(
             directory,
             self.checkpoint,
@@ -191,7 +195,20 @@ def export(request: Request) -> dict[str, Any]:
         found = {"fp32": run.write("fp32")} if plan.whole else {}
         compare_with_torch(run, found.get("fp32"), heldout)
         memory.release()
-        spec = calibrate(run, found["fp32"], calibration) if static else None
+        spec = None
+        if static:
+            most = request.calibration_sentences or family.CALIBRATION_SENTENCES
+            spec, run.found["int8-static"], told = calibrate(
+                found["fp32"],
+                canonical,
+                tables.interleaved(calibration, most),
+                observer=request.observer,
+                threads=request.threads,
+                stage=stage,
+            )
+            report |= told
+        if "int4" in candidates:
+            run.found["int4"] = round_weights(run, calibration)
         for precision in candidates:
             with stage(f"lowering to {precision}"):
                 found[precision] = run.write(precision, spec if precision == "int8-static" else None)
@@ -230,32 +247,6 @@ def make_plan(
     packed = max(map(found.bytes, candidates or ["fp32"])) if request.output.suffix == ARCHIVE else 0
     memory.check_disk(request.output, plan.disk + packed)
     return plan
-
-
-def calibrate(run: Export, fp32: Path, rows: list[Row]) -> QuantSpec:
-    """Ranges of what enters each matrix product, from decoding the calibration sentences.
-
-    Of an encoder-decoder model attention's operands, past keys and values among them, are watched too, for
-    targets that quantise those.
-    """
-    from edgemt.calibration.collect import calibration_tensors, collect
-
-    most = run.request.calibration_sentences or family_of(run.checkpoint).CALIBRATION_SENTENCES
-    rows = tables.interleaved(rows, most)
-    with run.stage(f"calibrating on {len(rows)} sentences"):
-        bundle = open_bundle(fp32)
-        spec = collect(
-            fp32,
-            bundle.manifest,
-            calibration_tensors(fp32, bundle.manifest, products="encoder" in bundle.manifest.graphs),
-            [(row.source_lang, row.target_lang, row.source) for row in rows],
-            observer=run.request.observer,
-            threads=run.request.threads,
-        )
-    if "encoder" not in bundle.manifest.graphs:
-        spec = dataclasses.replace(spec, blocks=("logits",))
-    run.report["activations"] = spec.to_json()["activations"]
-    return spec
 
 
 def select(run: Export, found: dict[str, Path], heldout: list[Row], spec: QuantSpec | None) -> str:
@@ -368,6 +359,8 @@ def finish(run: Export, directory: Path, spec: QuantSpec | None) -> None:
             "sentences_sha256": spec.sentences_sha256,
         }
         provenance["calibration"] = calibration
+    if "rounding" in report:
+        provenance["rounding"] = without(report["rounding"], {"products"})
     summary = {key: report[key] for key in ("passed", "choice", "parity", "variants")}
     summary["quality"] = "compared" if any(v["gate"] for v in report["variants"].values()) else "not run"
     write_report(directory, report)

@@ -119,6 +119,7 @@ class Layer(NamedTuple):
     op: str
     precision: str
     bytes: int
+    activations: str = ""  # of a product in INT8: "static", "rows" or "blocks" (see targets/)
 
 
 def _append(file: BinaryIO, array: Array) -> tuple[int, int]:

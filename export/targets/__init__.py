@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, cast
 
@@ -20,7 +20,8 @@ class Calibrated:
     """What calibration found, for the precisions that need it."""
 
     ranges: Ranges = field(default_factory=dict)  # of activations, for static INT8
-    blocks: Collection[str] = ()  # nodes whose weights are in blocks of 8 bits where others are static INT8
+    schemes: Mapping[str, str] = field(default_factory=dict)  # product -> "rows" or "blocks", else static
+    canonical: Canonical | None = None  # to lower instead: its outliers are folded away
     rounding: Rounding = nearest  # of weights in blocks
     bits: Mapping[str, int] = field(default_factory=dict)  # node -> bits, where not the precision's own
 

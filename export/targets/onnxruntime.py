@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import numpy as np
 from onnx import TensorProto, helper
@@ -12,7 +12,7 @@ from edgemt.export.targets import PLAIN, Calibrated, Lowered
 from edgemt.export.targets.float16 import to_float16
 from edgemt.export.targets.greedy import add_greedy
 from edgemt.export.targets.quantize import S8_PAIRED, Quantizer, activations
-from edgemt.export.targets.weight_only import EMBEDDING, to_blocks
+from edgemt.export.targets.weight_only import EMBEDDING, bits_of, to_blocks
 
 __all__ = ["activations", "lower"]
 
@@ -31,7 +31,9 @@ def lower(canonical: Canonical, precision: str, found: Calibrated = PLAIN) -> Lo
     if precision == "fp16":
         graphs = to_float16(graphs)
     elif precision == "int8-static":
-        graphs = Quantizer(some_to_blocks(graphs, found.blocks), WEIGHTS, found.ranges).run()
+        some = {kind: {name for name, k in found.schemes.items() if k == kind} for kind in ("rows", "blocks")}
+        graphs = some_to_blocks(graphs, some["blocks"])
+        graphs = Quantizer(graphs, WEIGHTS, found.ranges, some["rows"]).run()
     elif precision == "int8-dynamic":
         graphs = Quantizer(graphs, WEIGHTS).run()
     elif precision == "int4":
@@ -41,7 +43,8 @@ def lower(canonical: Canonical, precision: str, found: Calibrated = PLAIN) -> Lo
         precision != "fp16" and "encoder" in graphs.graphs
     ):  # half precision is for GPUs, and its graphs are full of casts
         lowered = add_greedy(lowered, canonical)
-    return Lowered(lowered, layer_table(canonical, graphs))
+    table = layer_table(canonical, graphs, found.schemes if precision == "int8-static" else None)
+    return Lowered(lowered, table)
 
 
 def some_to_blocks(graphs: GraphSet, nodes: Collection[str]) -> GraphSet:
@@ -62,11 +65,17 @@ def some_to_blocks(graphs: GraphSet, nodes: Collection[str]) -> GraphSet:
     return GraphSet(lowered.graphs, graphs.weights | lowered.weights)
 
 
-def layer_table(canonical: Canonical, graphs: GraphSet) -> list[Layer]:
-    """A row for each node that reads weights: how they are stored, and their bytes without scales."""
+def layer_table(
+    canonical: Canonical, graphs: GraphSet, schemes: Mapping[str, str] | None = None
+) -> list[Layer]:
+    """A row for each node that reads weights: how they are stored, and their bytes without scales.
+
+    `schemes`: of a static graph, how the products that are not static take their activations.
+    """
     rows = []
     for role, model in canonical.graphs.items():
         stored = {init.name for init in graphs.graphs[role].graph.initializer}
+        bits = bits_of(graphs.graphs[role])
         behind = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type == "Transpose"}
         for node in model.graph.node:
             for name in (behind.get(name, name) for name in node.input):
@@ -75,7 +84,11 @@ def layer_table(canonical: Canonical, graphs: GraphSet) -> list[Layer]:
                 aliases = (name, f"{name}_quantized", f"{name}_blocks")
                 kept = next(alias for alias in aliases if alias in stored)
                 array = graphs.weights[kept]
-                rows.append(Layer(node.name, role, node.op_type, str(array.dtype), array.nbytes))
+                scheme = "" if schemes is None else schemes.get(node.name, "static")
+                product = node.op_type == "MatMul"
+                precision = f"int{bits[kept]}" if kept in bits else str(array.dtype)
+                kind = Layer(node.name, role, node.op_type, precision, array.nbytes)
+                rows.append(kind._replace(activations=scheme) if product else kind)
     return rows
 
 

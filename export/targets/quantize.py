@@ -5,12 +5,16 @@ onnxruntime.quantization: that stores a tied embedding twice, once an axis, and 
 scale for the whole table. Here there is one INT8 copy with a scale a row, which the look-up reads and the
 head takes behind a Transpose (ONNX Runtime folds it when it loads the graph). Attention products and
 everything else stay FP32, and outputs of products are not quantised: quantising them only added error.
+
+A static product may take its activations by rows: each row is divided by its largest magnitude before the
+range, which is then -1 to 1, and the product's row is multiplied by it. DynamicQuantizeLinear would give one
+scale to all tokens of a prompt, and its first token may be a thousand times the others.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,6 +31,8 @@ from edgemt.export.graphs.graphset import Array, GraphSet, constant_matmuls, ini
 # takes 24,000. From 256 columns on it would be 1 % fewer instructions there, and slower on x86. An encoder
 # has one call for all its rows.
 WIDE = 512
+
+Ranges = Mapping[str, tuple[float, float]]  # tensor -> (low, high)
 
 
 class WeightType(NamedTuple):
@@ -67,9 +73,11 @@ class Quantizer:
         self,
         graphs: GraphSet,
         weight_type: WeightType,
-        ranges: Mapping[str, tuple[float, float]] | None = None,
+        ranges: Ranges | None = None,
+        by_rows: Collection[str] = (),
     ) -> None:
-        self.graphs, self.kind, self.ranges = graphs.copy(), weight_type, ranges
+        """`by_rows`: the products of a static graph that take each row by its own magnitude."""
+        self.graphs, self.kind, self.ranges, self.by_rows = graphs.copy(), weight_type, ranges, by_rows
         # A table that is looked up has a scale a row, and so a column of the head that shares it.
         self.tables = {
             node.input[0]
@@ -111,6 +119,10 @@ class Quantizer:
         source, scale, zero = self.weight(weight, 0 if weight in self.tables else 1)
         if weight in self.tables:
             source = self.node("Transpose", [source], f"{weight}_transposed_quantized", perm=[1, 0])
+        if node.name in self.by_rows:
+            self.rows_product(node, source, scale)
+            self.nodes.extend([bias] if bias else [])
+            return
         if len(self.graphs.weights[scale]) < self.wide:
             self.codes_product(node.input[0], source, scale, zero, node.output[0], node.name)
             self.nodes.extend([bias] if bias else [])
@@ -125,14 +137,33 @@ class Quantizer:
             total = self.node("Add", [total, shift], f"{bias.name}.unscaled")
         self.nodes.append(helper.make_node("Mul", [total, scale], list(last.output), last.name))
 
-    def codes_product(self, x: str, codes: str, scale: str, zero: str, output: str, name: str) -> None:
+    def rows_product(self, node: NodeProto, codes: str, scale: str) -> None:
+        """(x / m) by the codes, times their scale, times m: of each row of x its largest magnitude."""
+        x = node.input[0]
+        last, tiny = (
+            self.constant("const.last", np.array([-1])),
+            self.constant("const.tiny", np.float32(1e-12)),
+        )
+        size = self.node("ReduceMax", [self.node("Abs", [x], f"{x}.magnitudes"), last], f"{x}.largest")
+        size = self.node("Max", [size, tiny], f"{x}.size")
+        unit = self.node("Div", [x, size], f"{x}.by_rows")
+        total, one = f"{node.name}.unscaled", self.constant("const.unit", np.float32(1))
+        zero = f"const.zero_{self.kind.zero}"
+        self.codes_product(unit, codes, one, zero, total, total, {unit: (-1.0, 1.0)})
+        total = self.node("Mul", [total, scale], f"{node.name}.by_rows")
+        self.nodes.append(helper.make_node("Mul", [total, size], list(node.output), node.name))
+
+    def codes_product(
+        self, x: str, codes: str, scale: str, zero: str, output: str, name: str, ranges: Ranges | None = None
+    ) -> None:
         """x by the weight with these codes, scale (of all or of each column) and zero point."""
-        if self.ranges is not None:
+        ranges = ranges or self.ranges
+        if ranges is not None:
             axis = {} if scale == "const.unit" else {"axis": 1}
             unpacked = self.node(
                 "DequantizeLinear", [codes, scale, zero], f"{name}.weight_dequantized", **axis
             )
-            product = [self.fake_quantized(x, self.ranges), unpacked]
+            product = [self.fake_quantized(x, ranges), unpacked]
             self.nodes.append(helper.make_node("MatMul", product, [output], name))
             return
         x_codes, x_scale, x_zero = self.dynamic(x)
@@ -168,7 +199,7 @@ class Quantizer:
         self.constant(f"const.zero_{self.kind.zero}", np.array(self.kind.zero, self.kind.dtype))
         return codes, scale, zero
 
-    def fake_quantized(self, name: str, ranges: Mapping[str, tuple[float, float]]) -> str:
+    def fake_quantized(self, name: str, ranges: Ranges) -> str:
         """The activation through U8 and back; one pair of nodes for all products that take it."""
         if name not in ranges:
             raise EdgemtError(f"the calibration has no range for {name}; calibrate this model again")

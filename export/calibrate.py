@@ -1,0 +1,113 @@
+"""The stage of static INT8: ranges, and what keeps outliers out of them in decoder-only models."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from edgemt.bundle import open_bundle
+from edgemt.calibration.collect import Sentence, calibration_tensors, collect, decode
+from edgemt.calibration.fakequant import Errors, Product, fits_static, product_errors
+from edgemt.calibration.quantspec import QuantSpec
+from edgemt.calibration.samples import Samples
+from edgemt.calibration.smooth import Factors, find_factors, folds, smooth
+from edgemt.export.graphs.graphset import Canonical, constant_matmuls
+from edgemt.export.rows import Row
+from edgemt.export.targets import Calibrated
+
+SAMPLED = 32  # sentences whose activations are sampled, to find what keeps their outliers away
+DECODED = 4  # one sentence in so many is decoded; the answers of the others are read with their prompts
+
+
+class Found(NamedTuple):
+    """What calibration found: for quant.json, for the lowering, and for the report."""
+
+    spec: QuantSpec
+    calibrated: Calibrated
+    report: dict[str, Any]
+
+
+def calibrate(
+    fp32: Path,
+    canonical: Canonical,
+    rows: list[Row],
+    *,
+    observer: str,
+    threads: int,
+    stage: Callable[[str], AbstractContextManager[None]],
+) -> Found:
+    """Ranges of what enters each matrix product, from decoding `rows` with the bundle `fp32` of `canonical`.
+
+    Of an encoder-decoder model attention's operands, past keys and values among them, are watched too, for
+    targets that quantise those. Of a decoder-only model the outliers are folded away first (smooth.py).
+    """
+    manifest = open_bundle(fp32).manifest
+    if "encoder" in manifest.graphs:
+        with stage(f"calibrating on {len(rows)} sentences"):
+            tensors = calibration_tensors(fp32, manifest, products=True)
+            texts = [Sentence(row.source_lang, row.target_lang, row.source) for row in rows]
+            spec = collect(fp32, manifest, tensors, texts, observer=observer, threads=threads)
+        return Found(spec, Calibrated(spec.activations), {"activations": spec.to_json()["activations"]})
+    texts = with_answers(rows, len(manifest.languages))
+    tensors = {"step": [fold.tensor for fold in folds(canonical)]}
+    with stage(f"looking for outliers in {min(SAMPLED, len(texts))} sentences"):
+        samples = Samples()
+        decode(fp32, manifest, tensors, texts[:SAMPLED], samples, threads)
+        factors = find_factors(canonical, samples.tensors)
+    with stage(f"calibrating on {len(texts)} sentences"):
+        spec = collect(fp32, manifest, tensors, texts, observer=observer, threads=threads, factors=factors)
+        errors = products_errors(canonical, samples, factors, spec)
+    spec = dataclasses.replace(spec, schemes=schemes(canonical, errors))
+    calibrated = Calibrated(spec.activations, spec.schemes, smooth(canonical, factors))
+    report = {"activations": spec.to_json()["activations"], "products": told(spec, errors)}
+    return Found(spec, calibrated, report)
+
+
+def with_answers(rows: list[Row], pairs: int) -> list[Sentence]:
+    """The rows as sentences of which one in DECODED, of each pair, is to be decoded."""
+    return [
+        Sentence(*row[:3], row.target if row.target and i // pairs % DECODED else None)
+        for i, row in enumerate(rows)
+    ]
+
+
+def products_errors(
+    canonical: Canonical, samples: Samples, factors: Factors, spec: QuantSpec
+) -> dict[str, Errors]:
+    """What 8 bits do to each product that takes a scaled tensor, by its node."""
+    nodes = {
+        weight: node.name for node, weight in constant_matmuls(canonical.graphs["step"], canonical.weights)
+    }
+    found = {}
+    for fold in folds(canonical):
+        product = Product.of(samples.tensors[fold.tensor], np.asarray(canonical.weights[fold.reader]))
+        limits = spec.activations[fold.tensor]
+        found[nodes[fold.reader]] = product_errors(product.scaled(factors[fold.tensor]), limits)
+    return found
+
+
+def schemes(canonical: Canonical, errors: dict[str, Errors]) -> dict[str, str]:
+    """How the products that are not static take their activations.
+
+    The head is in blocks, for the sake of the embedding that shares its table or is as large.
+    """
+    by_rows = {node: "rows" for node, error in errors.items() if not fits_static(*error)}
+    products = constant_matmuls(canonical.graphs["step"], canonical.weights)
+    return by_rows | {node.name: "blocks" for node, _ in products if node.name not in errors}
+
+
+def told(spec: QuantSpec, errors: dict[str, Errors]) -> dict[str, Any]:
+    """For the report: how many products are static, and of each that is not why."""
+    counts = Counter(spec.schemes.values())
+    why = {
+        node: f"error {error.static:.2g} of the output's power if static, {error.by_rows:.2g} by rows"
+        for node, error in errors.items()
+        if node in spec.schemes
+    }
+    return {"static": len(errors) - counts["rows"], **counts, "not static": why}
