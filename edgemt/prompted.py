@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections import deque
-from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from typing import NamedTuple
 
@@ -24,7 +24,7 @@ from edgemt.search import Hypothesis, SearchOptions
 from edgemt.segment import Segment
 from edgemt.tags import Place, Tagged, moved
 
-Events = Iterator[str | Segment]
+Events = Generator[str | Segment]
 
 
 class Context:

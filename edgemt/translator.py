@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
@@ -99,26 +100,29 @@ class Translator:
             else:
                 yield Segment(piece.text, target, direction)
 
-    def stream(self, text: str, **asked: Unpack[Asked]) -> Iterator[str]:
+    def stream(self, text: str, **asked: Unpack[Asked]) -> Generator[str]:
         """The translation in parts, each as soon as nothing behind it can change it.
 
         A decoder-only model's sentence comes word by word, without a beam, scores, tags or a glossary term in
-        it; else a part is a sentence. Closing the iterator ends the work.
+        it; else a part is a sentence. Closing the generator ends the work.
         """
-        return (part for part, _ in self.streamed(text, **asked) if part)
+        with closing(self.streamed(text, **asked)) as parts:
+            yield from (part for part, _ in parts if part)
 
-    def streamed(self, text: str, **asked: Unpack[Asked]) -> Iterator[tuple[str, Segment | None]]:
+    def streamed(self, text: str, **asked: Unpack[Asked]) -> Generator[tuple[str, Segment | None]]:
         """As `stream`; with the last part of a segment, possibly empty, comes the segment."""
+        if not self.family.prompts:
+            yield from ((segment.target, segment) for segment in self.segments(text, **asked))
+            return
         sent = 0
-        for event in (
-            self._events(text, stream=True, **asked) if self.family.prompts else self.segments(text, **asked)
-        ):
-            if isinstance(event, str):
-                sent += len(event)
-                yield event, None
-            else:
-                yield event.target[sent:], event
-                sent = 0
+        with closing(self._events(text, stream=True, **asked)) as events:
+            for event in events:
+                if isinstance(event, str):
+                    sent += len(event)
+                    yield event, None
+                else:
+                    yield event.target[sent:], event
+                    sent = 0
 
     def sampling(self, seed: int | None = None) -> Sampling:
         """The model's own way of sampling, by its checkpoint; where that says nothing, HY-MT's."""
@@ -178,7 +182,7 @@ class Translator:
             self.options, beam=asked.get("beam") or self.options.beam, scores=asked.get("scores", False)
         )
 
-    def _events(self, text: str, stream: bool, **asked: Unpack[Asked]) -> Iterator[str | Segment]:
+    def _events(self, text: str, stream: bool, **asked: Unpack[Asked]) -> Generator[str | Segment]:
         from edgemt.prompted import Context, Prompted
 
         markup, context, sampling = asked.get("markup"), asked.get("context", ()), asked.get("sampling")
@@ -253,7 +257,7 @@ def open_family(directory: Path, manifest: Manifest) -> Family:
 
 def search_options(manifest: Manifest) -> SearchOptions:
     """How the bundle wants to be searched."""
-    known = {field.name for field in dataclasses.fields(SearchOptions)}
+    known = {field.name for field in dataclasses.fields(SearchOptions)} - {"sampling"}  # on request only
     return SearchOptions(**{key: value for key, value in manifest.generation.items() if key in known})
 
 
