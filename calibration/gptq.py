@@ -12,9 +12,7 @@ most come first, before the errors of others have piled up.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,19 +20,12 @@ from numpy.typing import NDArray
 
 from edgemt.errors import EdgemtError
 from edgemt.export.graphs.graphset import Array
-from edgemt.export.targets.weight_only import Blocks, fitted, in_blocks, nearest, pack, unpack
+from edgemt.export.targets.weight_only import Blocks, fitted, in_blocks, pack
 
 DAMPING = 0.01  # of the mean of H's diagonal, added to it
 PANEL = 2048  # rows of H that are added to at a time
 TOKENS = 4096  # of which one update of H is made
-
-
-class Rounded(NamedTuple):
-    """What `compensated` found. Errors: root of mean squares over the texts' tokens, relative to the outputs."""
-
-    blocks: Blocks
-    error: float
-    nearest: float  # what rounding to nearest would have given
+ROWS = 2048  # of a weight that are rounded at a time: a block of them stays in the cache
 
 
 def second_moments(inputs: Iterable[Array]) -> torch.Tensor:
@@ -77,22 +68,10 @@ class Moments:
         square = moments[at][:, at]
         if not inside.all():  # columns that fill up the last block are always zero
             square *= inside[:, None] * inside
-        self.damping = DAMPING * float(diagonal.mean()) or 1.0  # 1: of a product that saw only zeros
-        square.diagonal().add_(self.damping)
+        square.diagonal().add_(DAMPING * float(diagonal.mean()) or 1.0)  # 1: of a product that saw only zeros
         self.factor: torch.Tensor = torch.linalg.cholesky(square)
         self.roots = self.factor.diagonal().clone()  # of D
         self.factor /= self.roots
-
-    def arranged(self, weight: Array) -> torch.Tensor:
-        """A weight [N, K] with its columns in `order`."""
-        padded = np.zeros((len(weight), self.padded), np.float32)
-        padded[:, : self.columns] = weight
-        return torch.from_numpy(padded)[:, torch.from_numpy(self.order)]
-
-    def power(self, weight: torch.Tensor) -> float:
-        """Mean square of the outputs, times a constant, of an arranged weight."""
-        damped = ((weight @ self.factor) * self.roots).square_().sum()
-        return max(0.0, float(damped - self.damping * weight.square().sum()))
 
 
 def importance(diagonal: Array, block: int) -> NDArray[np.intp]:
@@ -102,33 +81,39 @@ def importance(diagonal: Array, block: int) -> NDArray[np.intp]:
     return columns[squares.sum(1).argsort(kind="stable")].reshape(-1)
 
 
-def compensated(weight: Array, moments: Moments, bits: int) -> Rounded:
+def compensated(weight: Array, moments: Moments, bits: int) -> Blocks:
     """The weight [N, K] in blocks of `bits`, so that its products with the texts' tokens stay."""
-    half, block = 1 << (bits - 1), moments.block
-    true = moments.arranged(weight)
-    difference = torch.zeros_like(true)
-    codes = np.zeros((len(weight), moments.padded // block, block), np.float32)
-    scales = np.zeros(codes.shape[:2], np.float16)
+    parts = [_rounded(weight[start : start + ROWS], moments, bits) for start in range(0, len(weight), ROWS)]
+    return Blocks(*(np.concatenate(side) for side in zip(*parts, strict=True)))
+
+
+def _rounded(weight: Array, moments: Moments, bits: int) -> Blocks:
+    half, block, rows = 1 << (bits - 1), moments.block, len(weight)
+    padded = np.zeros((moments.padded, rows), np.float32)
+    padded[: moments.columns] = weight.T
+    true = padded[moments.order]
+    wrong, codes = np.zeros_like(true), np.empty_like(true)  # by column, in the order of rounding
+    scales = np.empty((moments.padded // block, rows), np.float16)
+    factor = moments.factor.numpy()
     for start in range(moments.padded - block, -1, -block):
         end = start + block
-        target = true[:, start:end] - difference[:, end:] @ moments.factor[end:, start:end]
-        importance = np.square(moments.roots[start:end].numpy())
-        scale = fitted(target.numpy(), bits, importance)
-        steps, inner = torch.from_numpy(scale.astype(np.float32)), moments.factor[start:end, start:end]
-        column, wrong = target.T.contiguous(), difference.new_empty(block, len(weight))
-        place, within = divmod(moments.order[start:end], block)
+        target = true[start:end] - (moments.factor[end:, start:end].T @ torch.from_numpy(wrong[end:])).numpy()
+        scale = fitted(target, bits, np.square(moments.roots[start:end].numpy()), axis=0)
+        steps = scale.astype(np.float32)
         for k in range(block - 1, -1, -1):
-            code = torch.clamp(torch.round(column[k] / steps), -half, half - 1)
-            wrong[k] = code * steps - true[:, start + k]
-            column[:k].addr_(inner[k, :k], wrong[k], alpha=-1)
-            codes[:, place[k], within[k]] = code.numpy()
-        difference[:, start:end] = wrong.T
-        scales[:, place[0]] = scale
-    whole = moments.power(true) or 1.0
-    plain = nearest("", lambda: weight, bits, block)
-    before = moments.arranged(unpack(plain, bits, moments.columns)) - true
-    return Rounded(
-        Blocks(pack(codes, bits), scales),
-        error=math.sqrt(moments.power(difference) / whole),
-        nearest=math.sqrt(moments.power(before) / whole),
-    )
+            code = codes[start + k]
+            np.clip(np.rint(target[k] / steps), -half, half - 1, out=code)
+            np.subtract(code * steps, true[start + k], out=wrong[start + k])
+            target[:k] -= factor[start + k, start : start + k, None] * wrong[start + k]
+        scales[moments.order[start] // block] = scale
+    found = np.empty_like(codes)
+    found[moments.order] = codes
+    return Blocks(pack(found.T.reshape(rows, -1, block), bits), scales.T)
+
+
+def output_error(rounded: Array, weight: Array, inputs: Array) -> float:
+    """Root mean square of the outputs' error over `inputs` [tokens, K], relative to the outputs'."""
+    x = torch.from_numpy(inputs)
+    right = x @ torch.from_numpy(weight).T
+    wrong = x @ torch.from_numpy(rounded).T - right
+    return float(wrong.norm() / right.norm().clamp_min(torch.finfo(torch.float32).tiny))

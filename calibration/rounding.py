@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from edgemt.calibration.gptq import Moments, Rounded, compensated, second_moments
+from edgemt.calibration.gptq import Moments, compensated, output_error, second_moments
 from edgemt.calibration.layerwise import Layerwise, Product
 from edgemt.export.graphs.graphset import Array, GraphSet
 from edgemt.export.rows import Row
@@ -21,14 +21,16 @@ from edgemt.export.targets.weight_only import Blocks, nearest, unpack
 from edgemt.family import Family, Request
 from edgemt.manifest import Model
 
+SAMPLE = 512  # tokens over which errors are told
+
 
 class Result(NamedTuple):
-    """One product's weights: bits, and the error of its outputs as `Rounded` has it."""
+    """One product's weights: bits, and the relative error of its outputs over some of the texts' tokens."""
 
     product: str
     bits: int
     error: float
-    nearest: float
+    nearest: float  # what rounding to the nearest would have given
 
 
 @dataclass(frozen=True)
@@ -63,21 +65,45 @@ def compensate(
     blocks: dict[str, Blocks] = {}
     results: list[Result] = []
     layers = Layerwise(graphs, texts, torch.get_num_threads())
+    starts = news(texts)
     progress = tqdm(total=len(layers.pieces) - 1, desc="rounding", disable=None)
 
     def visit(product: Product, inputs: list[Array]) -> Array:
         weight = np.asarray(graphs.weights[product.weight]).T
+        inputs = [array[start:] for array, start in zip(inputs, starts, strict=True)]
         moments = Moments(second_moments(inputs), block, product.node)
         wanted = bits.get(product.node, 4)
-        found: Rounded = compensated(weight, moments, wanted)
-        blocks[product.weight] = found.blocks
-        results.append(Result(product.node, wanted, found.error, found.nearest))
+        plain = nearest(product.weight, lambda: weight, wanted, block)
+        found = compensated(weight, moments, wanted)
+        some = spread(inputs)
+        error, before = (
+            output_error(unpack(each, wanted, weight.shape[1]), weight, some) for each in (found, plain)
+        )
+        blocks[product.weight] = found
+        results.append(Result(product.node, wanted, error, before))
         progress.update()
-        return unpack(found.blocks, wanted, weight.shape[1]).T
+        return unpack(found, wanted, weight.shape[1]).T
 
     layers.run(visit)
     progress.close()
     return Compensation(blocks, results, len(texts), sum(map(len, texts)))
+
+
+def news(texts: Sequence[Sequence[int]]) -> list[int]:
+    """Where each text first differs from all texts before it: an instruction that all share counts once."""
+    seen: set[tuple[int, ...]] = set()
+    starts = []
+    for text in texts:
+        prefixes = [tuple(text[: i + 1]) for i in range(len(text))]
+        starts.append(next((i for i, prefix in enumerate(prefixes) if prefix not in seen), len(text)))
+        seen.update(prefixes)
+    return starts
+
+
+def spread(inputs: Sequence[Array]) -> Array:
+    """At most SAMPLE of all tokens [tokens, K], evenly taken."""
+    whole = np.concatenate(inputs)
+    return np.ascontiguousarray(whole[:: -(-len(whole) // SAMPLE)])
 
 
 def answered(family: Family, model: Model, rows: Sequence[Row]) -> list[list[int]]:

@@ -84,6 +84,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="of 4-bit weights: gptq (default, if there are sentences to calibrate on) makes up for errors",
     )
     parser.add_argument(
+        "--int4-budget",
+        type=float,
+        default=4.0,
+        metavar="BITS",
+        help="that weights in layers may have on average: those whose 4 bits hurt most get 8 (default: 4)",
+    )
+    parser.add_argument(
         "--max-bleu-drop", type=float, default=0.5, metavar="X", help="what INT8 may cost (default: 0.5)"
     )
     parser.add_argument(
@@ -112,6 +119,8 @@ def run(args: argparse.Namespace) -> int:
         value = getattr(args, name)
         if value is not None and value < 1:
             raise UsageError(f"--{name.replace('_', '-')} {value} is below 1")
+    if not 4 <= args.int4_budget <= 8:
+        raise UsageError(f"--int4-budget {args.int4_budget:g} is not between 4 and 8 bits")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # clean up as for Ctrl-C
 
     from edgemt.export.pipeline import Request, export

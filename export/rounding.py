@@ -6,6 +6,7 @@ import dataclasses
 import sys
 from typing import TYPE_CHECKING
 
+from edgemt.calibration.mixed import LOW, choose, sensitivities
 from edgemt.calibration.rounding import answered, compensate
 from edgemt.errors import UsageError
 from edgemt.export import rows as tables
@@ -41,9 +42,12 @@ def round_weights(run: Export, rows: list[Row]) -> Calibrated:
     rows = tables.interleaved(rows, most)
     with run.stage(f"rounding weights over {len(rows)} sentences"):
         texts = answered(tokenizer(run), run.canonical.model, rows)
-        found = compensate(run.canonical, texts, {}, BLOCK)
+        bits: dict[str, int] = {}
+        if run.request.int4_budget > LOW:
+            bits = choose(sensitivities(run.canonical, texts, BLOCK), run.request.int4_budget)
+        found = compensate(run.canonical, texts, bits, BLOCK)
     run.report["rounding"] = {**found.to_json(), "sentences_sha256": tables.sha256(rows)}
-    return Calibrated(rounding=found.rounding)
+    return Calibrated(rounding=found.rounding, bits=bits)
 
 
 def tokenizer(run: Export) -> Family:

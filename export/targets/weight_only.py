@@ -2,9 +2,9 @@
 
 A block of a column has one scale and no zero point: value = scale · (q - 2^(bits - 1)). Scales are FP16 in
 the file; MatMulNBits wants them in its activations' type, so a Cast stands between, which ONNX Runtime folds
-when it loads the graph. It quantises the activations of a block to 8 bits as it goes (accuracy level 4; level 0
-takes ten times as long). The head and the embedding are one copy of 8 bits where they are tied; an embedding
-alone has a scale a row.
+when it loads the graph. It quantises the activations of a block to 8 bits as it goes (accuracy level 4;
+level 0 takes ten times as long). The head and the embedding are one copy of 8 bits where they are tied; an
+embedding alone has a scale a row.
 """
 
 from __future__ import annotations
@@ -52,24 +52,36 @@ def nearest(name: str, load: Callable[[], Array], bits: int, block: int) -> Bloc
     return Blocks(*(np.concatenate(side) for side in zip(*parts, strict=True)))
 
 
-def fitted(
-    blocks: Array, bits: int, importance: Array | float = 1.0, factors: NDArray[np.float32] = FACTORS
-) -> NDArray[np.float16]:
-    """The scale of each block [.., block] of least squared error, by column as important as `importance`."""
+def fitted(blocks: Array, bits: int, importance: Array | None = None, axis: int = -1) -> NDArray[np.float16]:
+    """The scale of each block, which lies along `axis`, of least squared error.
+
+    `importance` [block] weighs the squares.
+    """
     half = 1 << (bits - 1)
-    at = np.abs(blocks).argmax(-1, keepdims=True)
+    high, low = blocks.max(axis, keepdims=True), blocks.min(axis, keepdims=True)
     # The extreme is -half, which has one step more than the other side.
-    full = np.take_along_axis(blocks, at, -1) * np.float32(-1 / half)
+    full = np.where(high > -low, high, low) * np.float32(-1 / half)
     best = _half_precision(full)
     least = np.full_like(full, np.inf)
-    for factor in factors if bits < 8 else ():
-        scale = _half_precision(full * np.float32(factor))
-        error = np.clip(np.rint(blocks / scale), -half, half - 1) * scale - blocks
-        squared = (error * error * importance).sum(-1, keepdims=True)
+    share = (
+        None
+        if importance is None
+        else np.expand_dims(importance, [i for i in range(blocks.ndim) if i != axis % blocks.ndim])
+    )
+    for factor in FACTORS if bits < 8 else ():
+        scale = _half_precision(full * factor)
+        error = blocks / scale
+        np.clip(np.rint(error, out=error), -half, half - 1, out=error)
+        error *= scale
+        error -= blocks
+        error *= error
+        if share is not None:
+            error *= share
+        squared = error.sum(axis, keepdims=True)
         better = squared < least
         np.copyto(best, scale, where=better)
         np.copyto(least, squared, where=better)
-    return best[..., 0].astype(np.float16)
+    return best.squeeze(axis).astype(np.float16)
 
 
 def _half_precision(scales: Array) -> Array:
@@ -115,6 +127,17 @@ def to_blocks(
     for model in graphs.graphs.values():
         rewriter.rewrite(model)
     return graphs
+
+
+def bits_of(model: onnx.ModelProto) -> dict[str, int]:
+    """The bits of every weight in blocks, by the name of its blocks."""
+    found: dict[str, int] = {}
+    for node in model.graph.node:
+        if node.op_type == "MatMulNBits":
+            found[node.input[1]] = next(each.i for each in node.attribute if each.name == "bits")
+        elif node.op_type == "Gather" and node.input[0].endswith("_blocks"):
+            found[node.input[0]] = TABLE_BITS
+    return found
 
 
 class _Rewriter:

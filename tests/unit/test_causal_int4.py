@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import weakref
+from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +15,13 @@ from causal_fixtures import causal_config, clinical_pairs, write_causal_data
 from causal_models import CASES, EOS, VOCABULARY, checkpoint_of, model_of
 
 from edgemt.bundle import open_bundle
-from edgemt.calibration.gptq import Moments, compensated, second_moments
+from edgemt.calibration.gptq import Moments, compensated, output_error, second_moments
 from edgemt.calibration.layerwise import Layerwise
+from edgemt.calibration.mixed import Sensitivity, choose
+from edgemt.calibration.rounding import compensate, news
 from edgemt.cli import main
 from edgemt.export.graphs import causal
+from edgemt.export.graphs.graphset import Lazy, lazy
 from edgemt.export.targets.weight_only import nearest, unpack
 from edgemt.training.loop import Run
 
@@ -34,17 +40,13 @@ def test_outputs_are_nearer_than_those_of_the_nearest_weights(columns: int) -> N
     x, seen = correlated(700, columns), 500
     weight = np.random.default_rng(1).normal(size=(48, columns)).astype(np.float32)
     found = compensated(weight, Moments(second_moments([x[:200], x[200:seen]]), 32), 4)
-
-    def error(rounded: np.ndarray, of: np.ndarray) -> float:
-        return float(np.linalg.norm(of @ (rounded - weight).T) / np.linalg.norm(of @ weight.T))
-
-    ours = unpack(found.blocks, 4, columns)
+    ours = unpack(found, 4, columns)
     plain = unpack(nearest("", lambda: weight, 4, 32), 4, columns)
     for of in (x[:seen], x[seen:]):  # and on tokens that it has not seen
-        assert error(ours, of) < 0.7 * error(plain, of)
-    # What it says of itself is what a product gives, but for the damping.
-    assert found.error == pytest.approx(error(ours, x[:seen]), rel=0.1)
-    assert found.nearest == pytest.approx(error(plain, x[:seen]), rel=0.1)
+        outputs = of @ weight.T
+        error = float(np.linalg.norm(of @ ours.T - outputs) / np.linalg.norm(outputs))
+        assert output_error(ours, weight, of) == pytest.approx(error, rel=1e-3)
+        assert error < 0.7 * output_error(plain, weight, of)
 
 
 @pytest.mark.parametrize("kind", CASES)
@@ -58,6 +60,37 @@ def test_layer_by_layer_is_the_whole_model(kind: str) -> None:
         with torch.inference_mode():
             expected = model(torch.tensor([text])).logits[0].numpy()
         np.testing.assert_allclose(logits, expected, atol=1e-4 * max(1.0, float(expected.std())))
+
+
+def test_the_weights_of_one_piece_are_in_memory_and_each_is_read_once() -> None:
+    graphs = causal.build(checkpoint_of(model_of("hunyuan_v1_dense")), 7, EOS, [])
+    large = {name: weight for name, weight in graphs.weights.items() if isinstance(weight, Lazy)}
+    reads: Counter[str] = Counter()
+    alive: list[weakref.ref[np.ndarray]] = []
+
+    def watched(name: str) -> np.ndarray:
+        reads[name] += 1
+        found = np.asarray(large[name])
+        alive.append(weakref.ref(found))
+        assert sum(ref() is not None for ref in alive) <= 2
+        return found
+
+    for name, weight in large.items():
+        graphs.weights[name] = lazy(weight.shape, weight.dtype, partial(watched, name))
+    compensate(graphs, [[3, 5, 8, 13, 21], [3, 5, 9]], {}, 32)
+    assert reads == dict.fromkeys(large, 1)
+
+
+def test_a_shared_beginning_counts_once() -> None:
+    assert news([[1, 2, 3, 4], [1, 2, 5], [1, 2], [2]]) == [0, 2, 2, 0]
+
+
+def test_the_budget_goes_to_the_worst_for_their_size() -> None:
+    found = [Sensitivity("a", 100, 0.1), Sensitivity("b", 100, 0.3), Sensitivity("c", 200, 0.35)]
+    assert choose(found, 4) == {}
+    assert choose(found, 5) == {"b": 8}  # 100 of 400 weights
+    assert choose(found, 7) == {"b": 8, "c": 8}
+    assert choose(found, 8) == {"a": 8, "b": 8, "c": 8}
 
 
 @pytest.fixture(scope="module")
@@ -87,9 +120,8 @@ LENIENT = ["--max-bleu-drop", "200", "--max-new-critical", "1000"]
 
 def test_an_export_rounds_over_the_sentences_and_says_so(checkpoint: Path, tmp_path: Path) -> None:
     out, rows = tmp_path / "bundle", checkpoint.parent / "sentences.tsv"
-    assert (
-        main(["export", str(checkpoint), "--int4", "--calibration", str(rows), *LENIENT, "-o", str(out)]) == 0
-    )
+    given = ["--int4", "--int4-budget", "4.5", "--calibration", str(rows), *LENIENT]
+    assert main(["export", str(checkpoint), *given, "-o", str(out)]) == 0
     report = json.loads((out / "report.json").read_text(encoding="utf-8"))
     products = report["rounding"]["products"]
     assert report["rounding"]["texts"] == 24 and len(products) == 4 * 2
@@ -97,6 +129,14 @@ def test_an_export_rounds_over_the_sentences_and_says_so(checkpoint: Path, tmp_p
     assert report["variants"]["int4"]["gate"]["passed"]
     manifest = open_bundle(out).manifest
     assert manifest.provenance["rounding"]["method"] == "gptq"
+    layers = {layer["name"]: layer for layer in manifest.layers}
+    weights = {each["product"]: layers[each["product"]]["bytes"] * 8 / each["bits"] for each in products}
+    assert {each["product"]: each["bits"] for each in products} == {
+        name: int(layers[name]["precision"].removeprefix("int")) for name in weights
+    }
+    assert layers["logits"]["precision"] == "int8"
+    eight = sum(weights[each["product"]] for each in products if each["bits"] == 8)
+    assert 0 < eight <= sum(weights.values()) / 8
 
 
 def test_without_sentences_weights_are_rounded_to_the_nearest_and_it_says_so(
