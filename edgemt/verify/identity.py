@@ -38,10 +38,8 @@ def of_bundle(bundle: Bundle) -> Section:
 def section(facts: Mapping[str, Any], found: Mapping[str, Any], files: list[tuple[str, int, str]]) -> Section:
     """`found`: the model's numbers under the names of expected.json; `files`: name, bytes, SHA-256."""
     expected = expected_of(found)
-    made = Section(
-        NAME, TITLE, facts={**facts, **{key: value for key, value in found.items() if value is not None}}
-    )
-    made.facts["compared with"] = expected.name if expected else UNKNOWN
+    told = {**facts, **found, "compared with": expected.name if expected else UNKNOWN}
+    made = Section(NAME, TITLE, facts={key: value for key, value in told.items() if value not in (None, {})})
     if expected:
         made.checks = compared(found, expected.values)
         unknown = [key for key in expected.values if found.get(key) is None]
@@ -60,7 +58,7 @@ def numbers(manifest: Manifest) -> dict[str, Any]:
     found = {
         "architecture": (manifest.provenance.get("checkpoint") or {}).get("architecture"),
         "vocab_size": model.vocab_size,
-        "num_hidden_layers": len(keys) // 2 or None,
+        "num_hidden_layers": len({state.input.rpartition(".")[2] for state in keys}) or None,
         "positions in the graph": model.max_positions,
     }
     if manifest.family == "causal" and len(sizes) == 2:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +13,6 @@ from edgemt.bundle import Bundle, open_bundle, sha256
 from edgemt.export import memory, pipeline
 from edgemt.export.checkpoints.read import Checkpoint, open_checkpoint
 from edgemt.export.families import check_architecture, family_of
-from edgemt.export.inspect import shares
 from edgemt.export.verify import gate, template
 from edgemt.export.workspace import workspace
 from edgemt.training.chat_tokenizer import Chat
@@ -98,7 +98,7 @@ class Subject:
         facts = {
             "checkpoint": checkpoint.name,
             "form": checkpoint.form,
-            "stored as": {name: share["parameters"] for name, share in shares(checkpoint, "dtype").items()},
+            "stored as, parameters": self.stored_as(),
             "licence": checkpoint.licence,
             **{key.replace("_", " "): value for key, value in checkpoint.amp.items()},
             "generation defaults": {key: chosen[key] for key in SAMPLING if key in chosen},
@@ -111,6 +111,12 @@ class Subject:
         if chat := self.chat:
             found |= {"before": chat.before, "after": chat.after, "answer_end": chat.end}
         return identity.section(facts, found, listed)
+
+    def stored_as(self) -> dict[str, int]:
+        found: Counter[str] = Counter()
+        for weight in self.checkpoint.stored.values():
+            found[weight.dtype] += weight.size
+        return dict(found)
 
     def beside(self) -> list[Path]:
         """Configuration, tokenizer, template, licence; nothing beside a GGUF file, which has them inside."""

@@ -16,12 +16,15 @@ import numpy as np
 import pytest
 from causal_fixtures import clinical_pairs
 from causal_models import CASES, SIZES
+from test_checkpoint_gguf import write as write_gguf
 
 import edgemt
 from edgemt.bundle import MANIFEST
 from edgemt.calibration import critical
 from edgemt.cli import main
 from edgemt.export import parity
+from edgemt.export.checkpoints.read import open_checkpoint
+from edgemt.export.verify.checkpoint import Subject
 from edgemt.text import language_of
 from edgemt.training.chat_tokenizer import ASSISTANT, END_OF_TURN, train_chat_tokenizer
 from edgemt.verify import endings, expectations
@@ -255,6 +258,19 @@ def test_a_checkpoint_that_differs_fails_and_the_rest_says_why_it_was_not_run(
         assert section(found, name)["status"] == "not run"
         assert "the section on parity gives" in section(found, name)["reason"]
     assert {path.name for path in tmp_path.iterdir()} == {"altered", "expected", "report.json"}
+
+
+def test_a_gguf_file_is_told_with_its_quantisation(checkpoint: Path, tmp_path: Path) -> None:
+    write_gguf(tmp_path / "model.gguf", "qwen2")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(checkpoint / name, tmp_path / name)
+    made = Subject(open_checkpoint(tmp_path / "model.gguf"), tmp_path, 1, quick=True).identity()
+    assert made.facts["form"] == "GGUF" and made.facts["stored as, parameters"]["Q8_0"] > 0
+    assert [row[0] for row in made.tables[0].rows] == [
+        "model.gguf",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ]
 
 
 def one_sentence(arguments: list[str | Path], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
