@@ -83,7 +83,9 @@ class Quantizer:
             node.input[0]
             for model in graphs.graphs.values()
             for node in model.graph.node
-            if node.op_type == "Gather" and node.input[1] == "input_ids"
+            if node.op_type == "Gather"
+            and node.input[1] == "input_ids"
+            and graphs.weights[node.input[0]].dtype == np.float32  # and not in blocks already
         }
         self.model, self.wide = onnx.ModelProto(), math.inf
         self.nodes: list[NodeProto] = []

@@ -4,13 +4,29 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 from causal_fixtures import learnt_by_heart
+from causal_models import CASES, EOS, VOCABULARY, checkpoint_of, model_of
 
 from edgemt.bundle import open_bundle
+from edgemt.calibration.cache import CacheRanges
+from edgemt.calibration.samples import Samples
+from edgemt.calibration.smooth import find_factors, folds, smooth
 from edgemt.cli import main
+from edgemt.export.graphs import causal
+from edgemt.export.graphs.graphset import Builder, Canonical, GraphSet
+from edgemt.export.targets import PLAIN, Calibrated, target
+from edgemt.export.targets.cache8 import to_cache8
+from edgemt.export.targets.quantize import S8_PAIRED, Quantizer
+from edgemt.manifest import Graph, Manifest
+from edgemt.runtimes import open_program
+from edgemt.runtimes.protocol import Program, Tap, Want
+
+torch.set_num_threads(1)
 
 LENIENT = ["--max-bleu-drop", "200", "--max-new-critical", "1000"]
 
@@ -44,3 +60,146 @@ def test_no_weight_is_unpacked_when_it_runs(bundle: Path, tmp_path: Path) -> Non
         for kind in ("MatMulIntegerToFloat", "MatMulNBits")
     }
     assert counts["MatMulIntegerToFloat"] > 0 and sum(counts.values()) == len(layers)
+
+
+def program_of(
+    canonical: Canonical,
+    directory: Path,
+    precision: str = "fp32",
+    found: Calibrated = PLAIN,
+    taps: list[str] | None = None,
+    on_tap: Tap | None = None,
+) -> Program:
+    lowered = target("onnxruntime").lower(canonical, precision, found)
+    directory.mkdir(exist_ok=True)
+    files = lowered.graphs.write(directory)
+    manifest = Manifest(
+        name="tiny",
+        family="causal",
+        languages=[["zh", "en"]],
+        target="onnxruntime",
+        precision=precision,
+        graphs={
+            role: Graph(file, lowered.graphs.inputs(role), lowered.graphs.outputs(role))
+            for role, file in files.items()
+        },
+        states=canonical.states,
+        model=canonical.model,
+        tokenizer={},
+        generation={},
+        features={},
+        licence="",
+        provenance={},
+        gate={},
+    )
+    return open_program(directory, manifest, taps={"step": taps} if taps else None, on_tap=on_tap)
+
+
+TEXT = np.random.default_rng(0).integers(0, VOCABULARY, (1, 60)).astype(np.int32)
+
+
+def logits(program: Program, widths: list[int], ids: np.ndarray = TEXT) -> np.ndarray:
+    """[tokens, V] of a text that is cut into steps of these widths."""
+    session = program.open(None, np.zeros(1, np.int32), ids.shape[1])
+    ends = np.cumsum(widths)
+    steps = [
+        session.step(ids[:, end - width : end], np.array([width], np.int32), Want(logits=True)).logits
+        for end, width in zip(ends, widths, strict=True)
+    ]
+    return np.concatenate([step[0] for step in steps if step is not None])
+
+
+def error(found: np.ndarray, expected: np.ndarray) -> float:
+    """Of the standard deviation of the logits."""
+    return float(np.sqrt(np.square(found - expected).mean()) / expected.std())
+
+
+@pytest.fixture(scope="module", params=CASES)
+def canonical(request: pytest.FixtureRequest) -> Canonical:
+    return causal.build(checkpoint_of(model_of(request.param)), 7, EOS, [])
+
+
+def sampled(canonical: Canonical, directory: Path) -> Samples:
+    samples = Samples()
+    taps = [fold.tensor for fold in folds(canonical)]
+    logits(program_of(canonical, directory, taps=taps, on_tap=samples), [40, *[1] * 20])
+    return samples
+
+
+def test_folding_outliers_away_changes_nothing(canonical: Canonical, tmp_path: Path) -> None:
+    factors = find_factors(canonical, sampled(canonical, tmp_path / "taps").tensors)
+    assert len(factors) == 12 and sum(bool((factor != 1).any()) for factor in factors.values()) > 6
+    plain = logits(program_of(canonical, tmp_path / "plain"), [60])
+    smoothed = logits(program_of(smooth(canonical, factors), tmp_path / "smooth"), [60])
+    np.testing.assert_allclose(smoothed, plain, atol=1e-4 * max(1.0, float(plain.std())))
+
+
+def static(canonical: Canonical, samples: Samples, by_rows: bool = False) -> Calibrated:
+    ranges = {
+        name: (min(0.0, float(sample.low.min())), max(0.0, float(sample.high.max())))
+        for name, sample in samples.tensors.items()
+    }
+    rows = {f"layers.{i}.mlp.down_proj.matmul": "rows" for i in range(3)} if by_rows else {}
+    return Calibrated(ranges, {"logits": "blocks", **rows})
+
+
+def with_outliers(canonical: Canonical) -> Canonical:
+    """Channels a hundred times as large as the others behind every norm, as large models have them."""
+    factors = {}
+    for fold in folds(canonical):
+        factor = np.ones(len(fold.origin), np.float32)
+        if "layernorm" in fold.tensor:
+            factor[[3, 17]] = 1 / 100
+        factors[fold.tensor] = factor
+    return smooth(canonical, factors)
+
+
+def test_outlier_channels_break_static_ranges_and_smoothing_repairs_them(
+    canonical: Canonical, tmp_path: Path
+) -> None:
+    hard = with_outliers(canonical)
+    exact = logits(program_of(hard, tmp_path / "fp32"), [60])
+    samples = sampled(hard, tmp_path / "taps")
+    plain = logits(program_of(hard, tmp_path / "plain", "int8-static", static(hard, samples)), [60])
+    soft = smooth(hard, find_factors(hard, samples.tensors))
+    found = static(soft, sampled(soft, tmp_path / "again"))
+    smoothed = logits(program_of(soft, tmp_path / "smooth", "int8-static", found), [60])
+    assert error(plain, exact) > 0.3 and error(smoothed, exact) < 0.2
+
+
+@pytest.mark.parametrize("outputs", [64, 768])  # a scale a column inside the product, and behind it
+def test_a_massive_token_leaves_the_others_alone_if_rows_are_scaled_one_by_one(
+    outputs: int, tmp_path: Path
+) -> None:
+    """As the first token of a prompt is in front of down_proj: a thousand times the others."""
+    draw = np.random.default_rng(0)
+    x = draw.normal(size=(20, 1, 96)).astype(np.float32)
+    x[0, 0, :2] = 3000, -800
+    builder = Builder("step", {})
+    builder.input("x", np.float32, ["width", "rows", 96])
+    weight = draw.normal(size=(96, outputs)).astype(np.float32)
+    bias = builder.weight("bias", draw.normal(size=outputs).astype(np.float32))
+    product = builder.node("MatMul", ["x", builder.weight("w", weight)], "product")
+    builder.node("Add", [product, bias], "y")
+    builder.output("y", np.float32, ["width", "rows", outputs])
+    graphs = GraphSet({"step": builder.model()}, builder.weights)
+    exact = x @ weight + builder.weights["bias"]
+    errors = []
+    for by_rows in ((), ("product",)):
+        lowered = Quantizer(graphs, S8_PAIRED, {"x": (-800.0, 3000.0)}, by_rows).run()
+        lowered.write(tmp_path)
+        found = onnxruntime.InferenceSession(str(tmp_path / "step.onnx")).run(["y"], {"x": x})[0]
+        errors.append([error(found[row], exact[row]) for row in range(20)])
+    static, rows = np.array(errors)
+    assert (static[1:] > 0.9).all() and (rows[1:] < 0.03).all() and rows[0] < 0.03
+
+
+def test_a_cache_of_bytes_gives_the_same_however_a_text_is_cut(canonical: Canonical, tmp_path: Path) -> None:
+    ranges = CacheRanges(canonical)
+    exact = logits(program_of(canonical, tmp_path / "taps", taps=ranges.tensors, on_tap=ranges), [60])
+    bytewise = to_cache8(canonical, ranges.ranges)
+    assert {spec.dtype for spec in bytewise.states} == {"int8"}
+    program = program_of(bytewise, tmp_path / "bytes")
+    whole, cut = logits(program, [60]), logits(program, [20, 1, 30, *[1] * 9])
+    assert 0 < error(whole, exact) < 0.03
+    assert error(cut, whole) < 1e-3  # codes that are nearly a tie may fall the other way
