@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import importlib.metadata
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ GENERATION_KEYS = {
     "length_penalty": "length_penalty",
     "max_source_tokens": "max_source_tokens",
 }
+# What it may say of sampling, under the same names here: used on request only, and not of encoder-decoders.
+SAMPLING = ("temperature", "top_k", "top_p", "repetition_penalty")
 TOOLS = ("torch", "transformers", "onnx", "onnxruntime", "numpy", "sentencepiece", "safetensors")
 
 
@@ -40,8 +43,7 @@ def write_bundle(
     gate: dict[str, Any] | None = None,
 ) -> Manifest:
     """Write graphs, weights, tokenizer and manifest into the empty `directory`, and seal it."""
-    family = family_of(checkpoint)
-    files, given = lowered.write(directory), checkpoint.generation
+    family, files, given = family_of(checkpoint), lowered.write(directory), checkpoint.generation
     manifest = Manifest(
         name=name,
         family=family.NAME,
@@ -53,8 +55,7 @@ def write_bundle(
         },
         states=canonical.states,
         model=canonical.model,
-        generation=GENERATION
-        | {ours: given[theirs] for theirs, ours in GENERATION_KEYS.items() if given.get(theirs) is not None},
+        generation=generation(given, family.NAME),
         features=canonical.features,
         licence=checkpoint.licence,
         provenance={**base_provenance(checkpoint), **(provenance or {})},
@@ -63,6 +64,13 @@ def write_bundle(
         **family.write_tokenizer(checkpoint, directory),
     )
     return seal(directory, manifest)
+
+
+def generation(given: Mapping[str, Any], family: str) -> dict[str, Any]:
+    """How to search, of what the checkpoint's generation_config.json says."""
+    said = {ours: given[theirs] for theirs, ours in GENERATION_KEYS.items() if given.get(theirs) is not None}
+    drawn = {name: given[name] for name in SAMPLING if given.get(name) is not None}
+    return {**GENERATION, **said, **({"sampling": drawn} if drawn and family == "causal" else {})}
 
 
 def base_provenance(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -5,9 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from edgemt.errors import EdgemtError
+from edgemt.errors import EdgemtError, UsageError
+from edgemt.export import template_trial
 from edgemt.training.chat_tokenizer import Chat, read_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 # Prompts that a template could spoil, or whose ends could grow together with what stands around them.
 PROBES = (
@@ -25,6 +30,7 @@ class ChatFiles:
     after: list[int]
     end: int  # of an answer
     control: list[int]
+    size: int  # its ids are below
     byte_pairs: str  # tokenizer.json without added tokens
 
 
@@ -41,6 +47,7 @@ def read_chat(directory: Path, gguf: str | None = None) -> ChatFiles:
         raise EdgemtError(
             f"the tokenizer in {directory} is not byte-level BPE, which is what edgemt runs for such models"
         )
+    try_template(tokenizer, directory)
     chat = Chat(tokenizer, directory)
     for probe in PROBES:
         text = chat.rendered([{"role": "user", "content": probe}], True, directory)
@@ -52,4 +59,18 @@ def read_chat(directory: Path, gguf: str | None = None) -> ChatFiles:
             )
     control = sorted({added["id"] for added in whole["added_tokens"]})
     whole |= {"added_tokens": [], "post_processor": None}  # which would add tokens of its own
-    return ChatFiles(chat.before, chat.after, chat.end, control, json.dumps(whole, ensure_ascii=False))
+    size = max([*whole["model"]["vocab"].values(), *control]) + 1
+    return ChatFiles(chat.before, chat.after, chat.end, control, size, json.dumps(whole, ensure_ascii=False))
+
+
+def try_template(tokenizer: PreTrainedTokenizerFast, directory: Path) -> None:
+    """Raise UsageError if the chat template does not end soon, or does what a template should not."""
+    template = tokenizer.chat_template
+    if not isinstance(template, str):  # none, or several by name: transformers says so itself
+        return
+    user = {"role": "user", "content": "user"}
+    chats = [([{"role": "user", "content": probe}], True) for probe in PROBES]
+    chats += [([user], True), ([user, {"role": "assistant", "content": "assistant"}], False)]
+    tokens = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+    if found := template_trial.problem(template, chats, tokens):
+        raise UsageError(f"the chat template in {directory} {found}; replace it")

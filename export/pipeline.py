@@ -19,7 +19,7 @@ from edgemt.errors import EdgemtError, UsageError
 from edgemt.export import against_torch, memory
 from edgemt.export import rows as tables
 from edgemt.export.bundles import write_bundle
-from edgemt.export.calibrate import calibrate
+from edgemt.export.calibrate import cache_ranges, cache_report, calibrate, with_cache8
 from edgemt.export.checkpoints.read import Checkpoint, open_checkpoint
 from edgemt.export.choose import Variant, choose
 from edgemt.export.clock import ROUNDS, SENTENCES, clock
@@ -34,7 +34,8 @@ from edgemt.export.workspace import ARCHIVE, check_output, publish, workspace
 from edgemt.translator import Translator
 
 SAMPLES = 8
-UNGATED = "The quality gate was not run (--no-gate): whether it translates as well as FP32 is not known."
+UNKV8 = "-kv8"  # ends the name of FP32 with a cache of 8 bits, which FP32 itself is compared with
+GATED = "The quality gate was not run (--no-gate): whether it translates as well as FP32 is not known."
 GATED = ("int8", "int4")  # precisions that are shipped only if held-out sentences say so
 
 
@@ -57,6 +58,7 @@ class Request:
     observer: str = "percentile"
     rounding: str | None = None  # of INT4's weights: "gptq" | "nearest"; None: "gptq" if there are sentences
     int4_budget: float = 4.0  # bits that INT4's weights in layers may have on average
+    kv: str = "fp32"  # "int8": the cache of a decoder-only model is 8 bits
     max_bleu_drop: float = 0.5
     max_new_critical: int | None = None  # None: no more than chance explains
     gate: bool = True  # False: ship without comparing translations
@@ -69,6 +71,12 @@ class Request:
     def candidates(self, family: Family) -> Sequence[str]:
         """The precisions to try, beside FP32. Raises UsageError if the family has none of what was asked."""
         asked = f"int8-{self.scheme}" if self.precision == "int8" else self.precision
+        if self.kv == "int8":
+            asked = f"fp32{KV8}" if asked == "fp32" else asked
+            if f"fp32{KV8}" not in family.CANDIDATES or asked == "fp16":
+                raise UsageError(
+                    "--kv int8 is for decoder-only models in --fp32, --int8 or --int4; leave it out"
+                )
         if asked == "int8-dynamic" and "int8-static" in family.CANDIDATES and asked not in family.CANDIDATES:
             raise UsageError(f"a {family.NAME} model's INT8 has no --scheme dynamic; leave it to auto")
         if asked not in family.CANDIDATES:
@@ -119,9 +127,9 @@ class Export:
         """
         directory = self.work / (precision if canonical is None else "part")
         directory.mkdir()
-        canonical = canonical or self.canonical
         found = self.found.get(precision, PLAIN)
-        lowered = self.target.lower(found.canonical or canonical, precision, found)
+        canonical, precision = found.canonical or canonical or self.canonical, precision.removesuffix(KV8)
+        lowered = self.target.lower(canonical, precision, found)
         write_bundle(
             directory,
             self.checkpoint,
@@ -172,11 +180,15 @@ def export(request: Request) -> dict[str, Any]:
         family = check_architecture(checkpoint)
         pairs, prefixes = family.languages(checkpoint, request.languages)
         gated, static = request.gate and bool(candidates), "int8-static" in candidates
-        held = Sentences("heldout", request.heldout, "the quality gate", gated and request.precision in GATED)
+        rounds = request.precision in GATED or request.kv == "int8"
+        held = Sentences("heldout", request.heldout, "the quality gate", gated and rounds)
         heldout = held.rows(checkpoint, pairs)
-        seen = Sentences("calibration", request.calibration, "the calibration", static)
+        watched = static or request.kv == "int8"
+        seen = Sentences("calibration", request.calibration, "the calibration", watched)
         calibration = seen.rows(checkpoint, pairs)
-        plan = make_plan(request, checkpoint, candidates, static, gated and bool(heldout))
+        plain = [name.removesuffix(KV8) for name in candidates]
+        plan = make_plan(request, checkpoint, plain, watched, gated and bool(heldout))
+        print(f"edgemt export: licence: {checkpoint.licence_told}", file=sys.stderr)
         checkpoint.check()
         if (masters := str(checkpoint.amp.get("masters"))).startswith("none"):
             print(f"edgemt export: warning: FP32 masters of {checkpoint.form}: {masters}", file=sys.stderr)
@@ -195,13 +207,15 @@ def export(request: Request) -> dict[str, Any]:
         found = {"fp32": run.write("fp32")} if plan.whole else {}
         compare_with_torch(run, found.get("fp32"), heldout)
         memory.release()
-        spec = None
+        spec, factors = None, {}
+        seen_rows = tables.interleaved(
+            calibration, request.calibration_sentences or family.CALIBRATION_SENTENCES
+        )
         if static:
-            most = request.calibration_sentences or family.CALIBRATION_SENTENCES
-            spec, run.found["int8-static"], told = calibrate(
+            spec, run.found["int8-static"], factors, told = calibrate(
                 found["fp32"],
                 canonical,
-                tables.interleaved(calibration, most),
+                seen_rows,
                 observer=request.observer,
                 threads=request.threads,
                 stage=stage,
@@ -209,6 +223,11 @@ def export(request: Request) -> dict[str, Any]:
             report |= told
         if "int4" in candidates:
             run.found["int4"] = round_weights(run, calibration)
+        if request.kv == "int8":
+            ranges = cache_ranges(found["fp32"], canonical, seen_rows, threads=request.threads, stage=stage)
+            for name in candidates:
+                run.found[name] = with_cache8(run.found.get(name, PLAIN), canonical, ranges, factors)
+            report["cache"] = cache_report(canonical)
         for precision in candidates:
             with stage(f"lowering to {precision}"):
                 found[precision] = run.write(precision, spec if precision == "int8-static" else None)

@@ -48,6 +48,15 @@ def licence(directory: Path, config: dict[str, Any]) -> str:
     return UNKNOWN
 
 
+def excluded(directory: Path) -> str | None:
+    """The sentence of the licence's text that says where it does not apply, if there is one (HY-MT1.5's)."""
+    for path in sorted(directory.glob("[Ll][Ii][Cc][Ee][Nn][CcSs][Ee]*")):
+        text = " ".join(path.read_text(encoding="utf-8", errors="replace").split()) if path.is_file() else ""
+        if found := re.search(r"[^.]*\bdoes not apply in\b[^.]*\.?", text, re.IGNORECASE):
+            return found.group().strip()
+    return None
+
+
 def listing(names: list[str], most: int = 12) -> str:
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more

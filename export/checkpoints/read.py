@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgemt.errors import EdgemtError, UsageError
 from edgemt.export.checkpoints import names, problems
-from edgemt.export.checkpoints.facts import licence, read_json, vocabulary
+from edgemt.export.checkpoints.facts import excluded, licence, read_json, vocabulary
 from edgemt.export.checkpoints.forms import FORMS, lora
 from edgemt.export.checkpoints.forms.transformers import MARKERS
 from edgemt.export.checkpoints.model import Model, architecture, model_of
@@ -113,6 +113,12 @@ class Checkpoint:
     @cached_property
     def licence(self) -> str:
         return str(self.amp.get("licence") or licence(self.directory, self.config))
+
+    @property
+    def licence_told(self) -> str:
+        """One line for whoever exports it: the licence, and what its text excludes."""
+        exception = excluded(self.directory)
+        return self.licence + (f'; its text says: "{exception}"' if exception else "")
 
     @cached_property
     def sha256(self) -> str:

@@ -20,17 +20,23 @@ from edgemt.runtimes.protocol import F32, I32
 NAME = "causal"
 CANDIDATES = {
     "fp32": (),
+    "fp32-kv8": ("fp32-kv8",),  # with a cache of 8 bits
     "int4": ("int4",),
     "int8-auto": ("int8-static",),
     "int8-static": ("int8-static",),
 }
 CALIBRATION_SENTENCES = 128  # in FP32 a model of 1.5 B decodes three tokens a second
+UNUSED = 0.1  # an embedding may have so many more rows than the tokenizer tokens (Qwen2's: 0.002)
 PAIRS = [["zh", "en"], ["en", "zh"]]  # unless asked for others: a checkpoint does not say
 
 
 def check(checkpoint: Checkpoint) -> None:
-    causal.shape_of(checkpoint)
-    _ = checkpoint.chat
+    shape, chat = causal.shape_of(checkpoint), checkpoint.chat
+    if not shape.vocab * (1 - UNUSED) <= chat.size <= shape.vocab:
+        raise UsageError(
+            f"the tokenizer in {checkpoint.directory} has {chat.size} tokens and the model's embedding "
+            f"{shape.vocab}; give the tokenizer files of this checkpoint"
+        )
 
 
 def languages(checkpoint: Checkpoint, asked: str | None) -> tuple[Pairs, dict[str, list[int]]]:
@@ -43,7 +49,8 @@ def languages(checkpoint: Checkpoint, asked: str | None) -> tuple[Pairs, dict[st
 
 def build(checkpoint: Checkpoint, prefixes: dict[str, list[int]]) -> Canonical:
     chat = checkpoint.chat
-    return causal.build(checkpoint, chat.after[-1], chat.end, chat.control)
+    unused = range(chat.size, causal.shape_of(checkpoint).vocab)  # rows that no token has
+    return causal.build(checkpoint, chat.after[-1], chat.end, [*chat.control, *unused])
 
 
 def write_tokenizer(checkpoint: Checkpoint, directory: Path) -> dict[str, Any]:
