@@ -8,9 +8,11 @@ import importlib.util
 import json
 import signal
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
+from edgemt.bundle import MANIFEST
 from edgemt.errors import UsageError
 
 # Of the workshop, which a device has not: imported for a checkpoint only.
@@ -41,12 +43,18 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"--threads {args.threads} is too small; give 1 or more")
     if not args.model.exists():
         raise UsageError(f"there is no model at {args.model}; give a checkpoint or a bundle")
+    of_checkpoint = is_checkpoint(args.model) or is_gguf(args.model)
+    if not of_checkpoint and not is_bundle(args.model):
+        raise UsageError(
+            f"{args.model} is neither a checkpoint (config.json and weights, or a GGUF file) nor a bundle "
+            "(manifest.json, or a .edgemt file); give one of these, whole"
+        )
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # clean up as for Ctrl-C
     output = args.output or Path(f"verify-{args.model.resolve().stem}.html")
     check_output(output)
     check_writable(output, "--output")
     threads = args.threads or usable_cores()
-    if is_checkpoint(args.model) or is_gguf(args.model):
+    if of_checkpoint:
         verify = importlib.import_module(OF_CHECKPOINTS).verify
         precisions = [name for name in ("int8", "int4") if getattr(args, name)]
         found = verify(args.model, output, precisions, threads, args.quick)
@@ -80,6 +88,11 @@ def is_gguf(path: Path) -> bool:
         return False
     with path.open("rb") as file:
         return file.read(4) == b"GGUF"
+
+
+def is_bundle(path: Path) -> bool:
+    """Whether it is meant as one; opening it says whether it is intact."""
+    return (path / MANIFEST).is_file() if path.is_dir() else zipfile.is_zipfile(path)
 
 
 def options(args: argparse.Namespace) -> list[str]:

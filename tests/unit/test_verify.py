@@ -287,7 +287,8 @@ def test_what_is_no_model_is_said_in_one_sentence(
     out, empty = tmp_path / "report.json", tmp_path / "empty"
     empty.mkdir()
     assert one_sentence([tmp_path / "nowhere", "-o", out], capsys)[0] == 2
-    assert one_sentence([empty, "-o", out], capsys)[0] == 2
+    code, message = one_sentence([empty, "-o", out], capsys)
+    assert code == 2 and "neither a checkpoint" in message
     truncated = tmp_path / "model.gguf"
     truncated.write_bytes(b"GGUF\3\0\0\0")
     code, message = one_sentence([truncated, "-o", out], capsys)
