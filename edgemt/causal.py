@@ -7,21 +7,29 @@ last token is the model's start token: search feeds it as the first of the answe
 from __future__ import annotations
 
 import dataclasses
+import threading
+import weakref
 from collections.abc import Generator, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from edgemt.bpe import BytePairs
 from edgemt.errors import EdgemtError, UsageError
 from edgemt.family import Request
-from edgemt.generate import generate
+from edgemt.generate import DraftStats, generate
 from edgemt.manifest import Manifest
+from edgemt.prefixes import Prefixes, common
 from edgemt.prompts import prompt
-from edgemt.runtimes.protocol import Program
+from edgemt.runtimes.protocol import Program, Snapshot
 from edgemt.search import Hypothesis, SearchOptions, search
 
+if TYPE_CHECKING:
+    from edgemt.drafts import Drafts
+
+PROBES = "a", "1"  # two texts that share no token with each other
 FIRST = np.zeros(1, np.int32)
 LIMIT = 512  # tokens of one text: what a template is not trained to go far beyond
 CONTEXT = 256  # tokens of the sentences before it: each of them is read again for every text
@@ -45,6 +53,10 @@ class Causal:
         self.tokenizer = BytePairs(directory / manifest.tokenizer["bpe"], control)
         # A sentence is measured, translated and counted: its tokens are asked for three times in a row.
         self._count = lru_cache(maxsize=32)(lambda text: len(self.tokenizer.encode(text)))
+        self._head_of = lru_cache(maxsize=None)(self._find_head)
+        self.draft: Drafts | None = None
+        self.draft_stats, self._lock = DraftStats(), threading.Lock()
+        self._prefixes: weakref.WeakKeyDictionary[Program, Prefixes] = weakref.WeakKeyDictionary()
         source, target = manifest.languages[0]
         around = len(self._row(Request("", source, target, markup=True)))  # the longest of the prompts
         most = min(LIMIT, (self.model.max_positions - around - ROOM_MORE) // (1 + ROOM))
@@ -103,14 +115,15 @@ class Causal:
         rows = [self.source(request, most) for request in requests]
         lengths = [self.tokens(request.text) for request in requests]
         constraints = [request.constraint for request in requests]
-        return search(program, rows, self.model, options, constraints, lengths=lengths)
+        begun = self._begun(program, requests[0], rows)
+        return search(program, rows, self.model, options, constraints, lengths=lengths, begun=begun)
 
     def stream(
         self, program: Program, request: Request, options: SearchOptions, most: int | None = None
     ) -> Generator[int]:
         """See `Family`. A constraint and a beam are left out of account."""
         row = self.source(request, most)
-        return self._tokens(program, row, options, self._limit(request, row, options))
+        return self._tokens(program, request, row, options, self._limit(request, row, options))
 
     def longest(self, request: Request, options: SearchOptions) -> int:
         """See `Family`."""
@@ -121,17 +134,49 @@ class Causal:
     ) -> Hypothesis:
         row = self.source(request, most)
         limit = self._limit(request, row, options)
-        tokens = tuple(self._tokens(program, row, options, limit))
+        tokens = tuple(self._tokens(program, request, row, options, limit))
         return Hypothesis(tokens, None, None, len(tokens) < limit)
 
     def _limit(self, request: Request, row: list[int], options: SearchOptions) -> int:
         return options.limit(self.tokens(request.text), self.model.max_positions - len(row))
 
-    def _tokens(self, program: Program, row: list[int], options: SearchOptions, limit: int) -> Generator[int]:
-        source = program.encode(np.array([row], np.int32), np.array([len(row)], np.int32))
-        session = program.open(source, FIRST, limit)
+    def _tokens(
+        self, program: Program, request: Request, row: list[int], options: SearchOptions, limit: int
+    ) -> Generator[int]:
+        begun = self._begun(program, request, [row])
+        rest = np.array([row if begun is None else row[begun.lengths[0] :]], np.int32)
+        draft, stats = None, DraftStats()
+        if self.draft is not None and options.sampling is None:
+            draft = self.draft.start(program, self.model, self._head(request))
+        session = program.open(program.encode(rest, FIRST + rest.shape[1]), FIRST, limit, begun)
         so_far = [*row, self.model.start_id]
-        yield from generate(session, so_far, self.model, limit, sampling=options.sampling)
+        try:
+            yield from generate(
+                session, so_far, self.model, limit, sampling=options.sampling, draft=draft, stats=stats
+            )
+        finally:
+            if draft is not None:
+                with self._lock:
+                    self.draft_stats.add(stats)
+
+    def _begun(self, program: Program, request: Request, rows: Sequence[Sequence[int]]) -> Snapshot | None:
+        with self._lock:
+            prefixes = self._prefixes.setdefault(program, Prefixes())
+        return prefixes.of(program, self._head(request), rows)
+
+    def _head(self, request: Request) -> tuple[int, ...]:
+        """The tokens that the prompts of all requests of this kind begin with."""
+        kind = bool(request.terms), bool(request.context), request.markup
+        return self._head_of(request.source_lang, request.target_lang, *kind)
+
+    def _find_head(
+        self, source: str, target: str, terms: bool, context: bool, markup: bool
+    ) -> tuple[int, ...]:
+        one, other = (
+            self._row(Request(text, source, target, None, ((text, text),) * terms, (text,) * context, markup))
+            for text in PROBES
+        )
+        return tuple(one[: common(one, other)])
 
     def _cut(self, request: Request, most: int) -> Request:
         ends = [end for _, end in self.tokenizer.offsets(request.text)]

@@ -1,16 +1,25 @@
-"""The tokens of one answer as they come: greedy or sampled. Beams, batches and constraints: search.py."""
+"""The tokens of one answer as they come: greedy, with a draft or without, or sampled.
+
+Beams, batches and constraints: search.py.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from time import perf_counter
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgemt.errors import UsageError
 from edgemt.manifest import Model
+from edgemt.prefixes import common
 from edgemt.runtimes.protocol import F32, Session, Want
+
+if TYPE_CHECKING:
+    from edgemt.drafts import Draft
 
 ONE = np.ones(1, np.int32)
 BEST, LOGITS = Want(last=True), Want(last=True, logits=True)
@@ -42,6 +51,20 @@ class Sampling:
                 raise UsageError(f"sampling with {name} {getattr(self, name)}; give a number {range_}")
 
 
+@dataclass
+class DraftStats:
+    """What drafts were good for."""
+
+    steps: int = 0  # of the model
+    proposed: int = 0  # tokens of the drafts
+    accepted: int = 0  # of these, those that the model said too
+    tokens: int = 0  # of the answers
+
+    def add(self, other: DraftStats) -> None:
+        for name, value in vars(other).items():
+            setattr(self, name, getattr(self, name) + value)
+
+
 def generate(
     session: Session,
     tokens_so_far: Sequence[int],
@@ -49,28 +72,92 @@ def generate(
     limit: int,
     *,
     sampling: Sampling | None = None,
+    draft: Draft | None = None,
+    stats: DraftStats | None = None,
 ) -> Generator[int]:
     """Up to `limit` new tokens of a session of one row, without the one that ends the answer.
 
-    `tokens_so_far` are the prompt's, of which the session has all but the last. The session is closed at the
-    end, and when the iterator is closed before.
+    `tokens_so_far` are the prompt's, of which the session has all but the last. A `draft` changes nothing of
+    what greedy search says; with `sampling` it is not asked. Session and draft are closed at the end, and
+    when the iterator is closed before.
     """
     history = list(tokens_so_far)
-    draw = None if sampling is None else np.random.default_rng(sampling.seed)
     try:
-        for _ in range(limit):
-            step = session.step(np.array([history[-1:]], np.int32), ONE, LOGITS if sampling else BEST)
-            if sampling is None or draw is None:
-                token = int(step.ids[0, 0, 0])
-            else:
-                assert step.logits is not None
-                token = drawn(step.logits[0, 0], history, model, sampling, draw)
+        if draft is None or sampling is not None:
+            yield from _plain(session, history, model, limit, sampling)
+        else:
+            yield from _drafted(session, history, model, limit, draft, stats or DraftStats())
+    finally:
+        session.close()
+        if draft is not None:
+            draft.close()
+
+
+def _plain(
+    session: Session, history: list[int], model: Model, limit: int, sampling: Sampling | None
+) -> Generator[int]:
+    draw = None if sampling is None else np.random.default_rng(sampling.seed)
+    for _ in range(limit):
+        step = session.step(np.array([history[-1:]], np.int32), ONE, LOGITS if sampling else BEST)
+        if sampling is None or draw is None:
+            token = int(step.ids[0, 0, 0])
+        else:
+            assert step.logits is not None
+            token = drawn(step.logits[0, 0], history, model, sampling, draw)
+        if token == model.eos_id:
+            return
+        history.append(token)
+        yield token
+
+
+def _drafted(
+    session: Session, history: list[int], model: Model, limit: int, draft: Draft, stats: DraftStats
+) -> Generator[int]:
+    """Greedy search, in steps that also read what the draft proposes.
+
+    Where a token is ahead of the next by less than the draft's margin, rounding could decide. It is then said
+    by steps of one token, all the way from the last that was said so: `alone` tokens were.
+    """
+    want, left, alone = Want(top_k=2 if draft.margin else 1), limit, 0
+    first, fresh, unsure = True, True, False
+    while left > 0:
+        began, asked = perf_counter(), 0
+        if unsure:
+            session.rewind(ONE * alone)
+            for token in history[alone:-1]:
+                session.step(np.array([[token]], np.int32), ONE, BEST)
+            alone = len(history) - 1
+        elif not (first and draft.margin):
+            asked = min(draft.pace.ask(), left - 1)
+        proposed = draft.propose(history, asked) if asked else []
+        width = 1 + len(proposed)
+        step = session.step(np.array([[history[-1], *proposed]], np.int32), ONE * width, want)
+        said: list[int] = step.ids[0, :, 0].tolist()
+        right = common(proposed, said)
+        # A round that reads the prompt, begins a draft or repeats steps says nothing about what rounds cost.
+        usual = not (first or unsure or (fresh and asked))
+        draft.pace.took(len(proposed), right, perf_counter() - began if usual else None)
+        said = said[: right + 1]
+        unsure = False
+        if draft.margin and (first or (width == 1 and alone == len(history) - 1)):
+            alone = len(history)
+        elif draft.margin:
+            lead = step.logp[0, : right + 1, 0] - step.logp[0, : right + 1, 1]
+            close = np.flatnonzero(lead < draft.margin)
+            if unsure := bool(len(close)):
+                said = said[: close[0]]
+        first, fresh = False, fresh and not asked
+        stats.steps += 1
+        stats.proposed += len(proposed)
+        stats.accepted += min(right, len(said))
+        for token in said:
             if token == model.eos_id:
                 return
             history.append(token)
+            stats.tokens += 1
+            left -= 1
             yield token
-    finally:
-        session.close()
+        session.rewind(ONE * (len(history) - 1))
 
 
 def drawn(

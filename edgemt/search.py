@@ -13,7 +13,7 @@ from edgemt.constraints import Constraint, Free
 from edgemt.errors import EdgemtError
 from edgemt.generate import Sampling
 from edgemt.manifest import Model
-from edgemt.runtimes.protocol import F32, Program, Want
+from edgemt.runtimes.protocol import F32, Program, Snapshot, Want
 
 # Hypotheses of a constrained source: too few cannot hold a fluent one at every stage of the terms. Mean score
 # and CPU time of forty sentences with 1 to 16 tokens to place: a beam of 8, -1.68, 56 ms; of two for each
@@ -69,12 +69,13 @@ def search(
     constraints: Sequence[Constraint | None] | None = None,
     prefix: int = 0,
     lengths: Sequence[int] | None = None,
+    begun: Snapshot | None = None,
 ) -> list[Hypothesis]:
     """One translation a source (ids with language prefix and end, or a prompt); all are decoded together.
 
     A source with a constraint gets a wider beam, and a result that meets it. The spans of its terms count
     from source token `prefix` on. A result's length is limited by `lengths`, those of the texts in the
-    sources (None: of the sources themselves).
+    sources (None: of the sources themselves). All sources begin with the tokens that `begun` has taken.
     Raises EdgemtError for ids or lengths that the model does not take, and for a constraint longer than it.
     """
     constraints = [None] * len(sources) if constraints is None else constraints
@@ -84,14 +85,16 @@ def search(
     for source, length, more in zip(sources, lengths or map(len, sources), missing, strict=True):
         room = model.max_positions - (len(source) if program.caps.prompts else 0)
         limits.append(options.limit(length, room, more))
+    if begun is not None:
+        sources = [source[begun.lengths[0] :] for source in sources]
     found: dict[int, Hypothesis] = {}
     if easy := [i for i, constraint in enumerate(constraints) if fused and constraint is None]:
-        lines = _greedy(program, [sources[i] for i in easy], model, [limits[i] for i in easy])
+        lines = _greedy(program, [sources[i] for i in easy], model, [limits[i] for i in easy], begun)
         found |= zip(easy, lines, strict=True)
     if rest := [i for i in range(len(sources)) if i not in found]:
         progress = [constraints[i] or FREE for i in rest]
         some = [limits[i] for i in rest]
-        beams = _beam(program, [sources[i] for i in rest], model, options, progress, some, prefix)
+        beams = _beam(program, [sources[i] for i in rest], model, options, progress, some, prefix, begun)
         found |= zip(rest, beams, strict=True)
     return [found[i] for i in range(len(sources))]
 
@@ -105,12 +108,16 @@ def _encode(program: Program, sources: Sequence[Sequence[int]], pad: int):
 
 
 def _greedy(
-    program: Program, sources: Sequence[Sequence[int]], model: Model, limits: Sequence[int]
+    program: Program,
+    sources: Sequence[Sequence[int]],
+    model: Model,
+    limits: Sequence[int],
+    begun: Snapshot | None,
 ) -> list[Hypothesis]:
     """`limits`: the most tokens to generate for each source, the end included."""
     start = np.full((len(sources), 1), model.start_id, np.int32)
     stop = np.array([model.eos_id], np.int32)
-    lines = program.greedy(_encode(program, sources, model.pad_id), start, max(limits), stop)
+    lines = program.greedy(_encode(program, sources, model.pad_id), start, max(limits), stop, begun)
     return [
         Hypothesis(tuple(line[:limit].tolist()), None, None, len(line) < limit)
         for line, limit in zip(lines, limits, strict=True)
@@ -295,6 +302,7 @@ def _beam(
     constraints: Sequence[Constraint],
     limits: Sequence[int],
     prefix: int,
+    begun: Snapshot | None,
 ) -> list[Hypothesis]:
     beams, width = [], max(map(len, sources))
     for limit, constraint in zip(limits, constraints, strict=True):
@@ -315,7 +323,7 @@ def _beam(
         beams.append(_Beam(size, limit, model.eos_id, options, constraint, look))
     most, widest_beam = max(beam.limit for beam in beams), max(beam.size for beam in beams)
     source = _encode(program, sources, model.pad_id)
-    session = program.open(source, np.arange(len(beams), dtype=np.int32), most)
+    session = program.open(source, np.arange(len(beams), dtype=np.int32), most, begun)
     tokens = [model.start_id] * len(beams)
     going = beams
     while going:

@@ -73,8 +73,11 @@ class OrtSession:
             raise EdgemtError(f"row {index.max()} of a prefix of {prefix.rows} rows was asked for")
         self.past = prefix.past
         self._used = None if prefix.used is None else prefix.used[index]
-        for state in (*self._caches, *self._cells):
-            state.restore(prefix.states[state.input].take(index, axis=state.axis))
+        for cache in self._caches:
+            held = prefix.states[cache.input]
+            cache.restore(held if prefix.rows == 1 else held.take(index, axis=cache.axis))
+        for cell in self._cells:
+            cell.restore(prefix.states[cell.input].take(index, axis=cell.axis))
 
     @property
     def lengths(self) -> I32:
@@ -282,6 +285,9 @@ class OrtSession:
             )
         if (lengths < 0).any() or (lengths > self.lengths).any():
             raise EdgemtError(f"rewinding to {lengths.tolist()} tokens, of {self.lengths.tolist()}")
+        if self._used is None and (lengths == lengths[0]).all():
+            self.past = int(lengths[0])
+            return
         used = np.ones((self.rows, self.past), bool) if self._used is None else self._used
         self._keep(used & (used.cumsum(1) <= lengths[:, None]))
 

@@ -53,6 +53,16 @@ class Prefix:
     def rows(self) -> int:
         return len(self.lengths)
 
+    @property
+    def nbytes(self) -> int:
+        return sum(array.nbytes for array in self.states.values())
+
+    def first(self, length: int) -> Prefix:
+        """See `Snapshot` in protocol.py; of rows that are all of one length."""
+        assert self.used is None and length <= self.past
+        states = {name: array[:length] for name, array in self.states.items()}
+        return Prefix(np.full(self.rows, length, np.int32), length, None, states)
+
 
 def shape_of(spec: StateSpec, **sizes: int) -> tuple[int, ...]:
     """The state's shape with its symbolic axes filled in."""
@@ -103,7 +113,7 @@ class Cache:
         return self.array[:past].copy()
 
     def restore(self, array: NDArray[Any]) -> None:
-        """Start from [past, …, rows, …]."""
+        """Start from [past, …, rows, …], or from one row for all."""
         self.reserve(0, len(array) + 1)
         self.array[: len(array)] = array
 

@@ -79,7 +79,18 @@ class Step:
 
 
 Source = Any  # an encoded input; stays inside the runtime
-Snapshot = Any  # a frozen prefix; stays inside the runtime
+
+
+class Snapshot(Protocol):
+    """What a session held, frozen. Many sessions may start from it; its tensors stay inside the runtime."""
+
+    @property
+    def lengths(self) -> I32: ...  # [rows] tokens
+    @property
+    def nbytes(self) -> int: ...
+    def first(self, length: int) -> Snapshot:
+        """What it held after the first `length` tokens of every row (not of a recurrent model)."""
+        ...
 
 
 class Session(Protocol):
@@ -114,12 +125,17 @@ class Program(Protocol):
         ...
 
     def open(self, source: Source | None, rows: I32, max_new: int, prefix: Snapshot | None = None) -> Session:
-        """A session whose row i decodes source row rows[i], with room for `max_new` tokens."""
+        """A session whose row i decodes source row rows[i], with room for `max_new` tokens.
+
+        It starts from row rows[i] of `prefix`, or from its only one; a source that is a prompt comes behind.
+        """
         ...
 
-    def greedy(self, source: Source, forced: I32, max_new: int, stop: I32) -> list[I32]:
+    def greedy(
+        self, source: Source, forced: I32, max_new: int, stop: I32, prefix: Snapshot | None = None
+    ) -> list[I32]:
         """If caps.greedy: the fused loop. `forced` [rows, F] are the first decoder inputs (the start token);
-        returns each row's new tokens, up to and without the first token in `stop`."""
+        returns each row's new tokens, up to and without the first token in `stop`. `prefix` as in `open`."""
         ...
 
 

@@ -1,0 +1,66 @@
+"""Sealed bundles of the tiny decoder-only models, with a real byte-level tokenizer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from causal_models import CASES, SIZES, checkpoint_of
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from edgemt.bundle import seal
+from edgemt.export.chat import read_chat
+from edgemt.export.graphs import causal
+from edgemt.export.targets import target
+from edgemt.manifest import Graph, Manifest
+from edgemt.training.chat_tokenizer import train_chat_tokenizer
+
+SENTENCES = [
+    "手术应在无菌环境下进行。",
+    "The patient was given 5 mg of morphine at 10:30.",
+    "请在饭后服用本品，每日三次，每次两片。",
+    "Take two tablets three times a day after meals.",
+    "血压为120/80毫米汞柱。",
+    "He did well after the surgery.",
+]
+
+
+def write_bundle(
+    directory: Path,
+    kind: str = "qwen2",
+    precision: str = "fp32",
+    seed: int = 0,
+    size: int = 700,
+    sentences: list[str] = SENTENCES,
+) -> Path:
+    """A model of `kind` with random weights; its vocabulary has up to `size` tokens of `sentences`."""
+    directory.mkdir(parents=True)
+    train_chat_tokenizer(sentences, directory / "tokenizer", size)
+    chat = read_chat(directory / "tokenizer")
+    (directory / "tokenizer.json").write_text(chat.byte_pairs, encoding="utf-8")
+    torch.manual_seed(seed)
+    config = {**SIZES, **CASES[kind], "vocab_size": max(chat.control) + 1}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **config)).eval()
+    canonical = causal.build(checkpoint_of(model), chat.after[-1], chat.end, chat.control)
+    lowered = target("onnxruntime").lower(canonical, precision)
+    files = lowered.graphs.write(directory)
+    graphs = lowered.graphs
+    manifest = Manifest(
+        name=directory.name,
+        family="causal",
+        languages=[["zh", "en"], ["en", "zh"]],
+        target="onnxruntime",
+        precision=precision,
+        graphs={role: Graph(file, graphs.inputs(role), graphs.outputs(role)) for role, file in files.items()},
+        states=canonical.states,
+        model=canonical.model,
+        tokenizer={"bpe": "tokenizer.json"},
+        chat={"before": chat.before, "after": chat.after},
+        generation={"beam": 1, "max_length_factor": 2.0, "max_length_extra": 16},
+        features={},
+        licence="",
+        provenance={},
+        gate={},
+    )
+    seal(directory, manifest)
+    return directory
