@@ -17,7 +17,8 @@ NOTES = """\
   times itself by the same code (`benchmarks/contenders/tokens.py`); contenders take turns with every prompt.
   No text, no tokenizer.
 - **prefill**: tokens of the prompt over the seconds to the first new token. **decode**: new tokens after the
-  first over the seconds that they took. Medians over prompts and rounds. **×** compares seconds prompt by
+  first over the seconds that they took. Medians over prompts and rounds. A beginning that an engine keeps
+  ("cached prefix", "kept prompt") counts as read. **×** compares seconds prompt by
   prompt in the same rounds, above 1 edgemt is the faster, with 95 % intervals that draw prompts and rounds.
 - **a sentence**: from the ids of a clinic sentence's prompt to the end of its answer, median; "as the first":
   answers of which every token is that of the first contender.

@@ -173,7 +173,7 @@ def drafts_of(args: argparse.Namespace, counts: Sequence[dict[str, Any]]) -> dic
     measured = json.loads(args.quality.read_text(encoding="utf-8")).get("draft", {})
     own = weights_of(args.draft, counts) if args.draft else None
     return {
-        label: Verified(one["proposed"] / one["steps"], one["new"] / one["steps"], own)
+        label: Verified(one["proposed"] / one["steps"], one["tokens"] / one["steps"], own)
         for label, one in measured.items()
         if one["steps"]
     }

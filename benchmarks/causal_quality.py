@@ -38,6 +38,7 @@ from benchmarks.causal_quality_jobs import Job, Row, jobs_of, lines  # noqa: E40
 from benchmarks.causal_quality_score import summary  # noqa: E402
 from edgemt.bench.options import check_writable, write  # noqa: E402
 from edgemt.bundle import open_bundle  # noqa: E402
+from edgemt.drafts import attach_draft  # noqa: E402
 from edgemt.errors import EdgemtError, UsageError  # noqa: E402
 from edgemt.family import Request  # noqa: E402
 from edgemt.text import tidy  # noqa: E402
@@ -126,9 +127,10 @@ def answers(
     if todo:
         say(f"{label}: {len(todo)} of {len(keys)} answers to make")
         translator = load(path, threads=args.threads)
-        drafting = (
-            load(path, args.threads, args.draft) if any(job.task == "draft" for _, job in todo) else None
-        )
+        drafting = None
+        if any(job.task == "draft" for _, job in todo):
+            drafting = load(path, threads=args.threads)
+            attach_draft(drafting.family, drafting.bundle, args.draft, args.threads)
         with args.state.open("a", encoding="utf-8") as file:
             for number, (key, entry) in enumerate(made(translator, drafting, todo), 1):
                 found[key] = entry
@@ -201,14 +203,15 @@ ONE: dict[str, Callable[[Translator, Row], str]] = {
 
 
 def drafted(translator: Translator, drafting: Translator, row: Row) -> dict[str, Any]:
-    """One prompt without the draft and with it, in turn."""
+    """One prompt without the draft and with it, in turn; what the draft was good for."""
     request = Request(row.source, row.source_lang, row.target_lang)
+    before = vars(drafting.family.draft_stats).copy()
     found: dict[str, Any] = {}
     for name, one in (("plain", translator), ("draft", drafting)):
         begin = time.perf_counter()
         tokens = list(one.family.stream(one.program, request, one.options))
         found |= {f"{name}_s": round(time.perf_counter() - begin, 4), f"{name}_tokens": tokens}
-    return found
+    return found | {name: now - before[name] for name, now in vars(drafting.family.draft_stats).items()}
 
 
 def say(text: str) -> None:

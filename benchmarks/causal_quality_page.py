@@ -63,9 +63,11 @@ def tags(found: dict[str, Any]) -> list[str]:
     rows = []
     for label, directions in found.items():
         for direction, one in directions.items():
-            kept = [f"{one['kept']} of {one['sentences']}", f"{one['around_the_number']} of {one['numbers']}"]
-            rows.append([label, direction.replace("-", "→"), *kept])
-    return ["## Tags", "", *table(["bundle", "direction", "tag kept", "around the same number"], rows)]
+            rows.append([label, direction.replace("-", "→"), f"{one['kept']} of {one['sentences']}"])
+            rows[-1] += [f"{one['around_a_part']} of {one['parts']}"]
+            rows[-1] += [f"{one['around_the_number']} of {one['numbers']}"]
+    head = ["bundle", "direction", "tag kept", "around a part, as in the source", "around the number alone"]
+    return ["## Tags", "", *table(head, rows)]
 
 
 def draft(found: dict[str, Any]) -> list[str]:
@@ -74,7 +76,7 @@ def draft(found: dict[str, Any]) -> list[str]:
         low, high = one["interval"]
         equal = f"{one['equal']} of {one['prompts']}"
         share = f"{one['accepted'] / one['proposed']:.1%}" if one["proposed"] else "–"
-        a_step = f"{one['new'] / one['steps']:.2f}" if one["steps"] else "–"
+        a_step = f"{one['tokens'] / one['steps']:.2f}" if one["steps"] else "–"
         times = f"{one['speedup']:.2f} ({low:.2f}–{high:.2f})"
         rows.append([label, one["draft"], equal, times, share, a_step])
     head = ["bundle", "draft", "equal to greedy", "times as fast (95 %)", "accepted", "tokens a step"]

@@ -81,21 +81,33 @@ def glossary(jobs: Sequence[Job], own: Answers) -> dict[str, Any]:
 
 
 def tags(jobs: Sequence[Job], own: Answers) -> dict[str, Any]:
-    """By direction: sentences, those whose answer has exactly the tag, around something; and around the
-    number."""
+    """By direction: sentences; those whose answer has exactly the tag, around something; around a part of it
+    where it was so in the source; and around nothing but the number."""
     result = {}
     for direction in dict.fromkeys(direction_of(job) for job in jobs):
         chosen = [job for job in jobs if direction_of(job) == direction]
-        kept = [kept_tag(own[job]["text"]) for job in chosen]
+        texts = [own[job]["text"] for job in chosen]
+        kept = [kept_tag(text) for text in texts]
         inner = [TAGGED.findall(job.row.source)[0] for job in chosen]
         numbers = [(a, b) for a, b in zip(inner, kept, strict=True) if NUMBER.fullmatch(a)]
+        parts = [
+            around_part(text) for job, text in zip(chosen, texts, strict=True) if around_part(job.row.source)
+        ]
         result[direction] = {
             "sentences": len(chosen),
             "kept": sum(found is not None for found in kept),
+            "parts": len(parts),
+            "around_a_part": sum(parts),
             "numbers": len(numbers),
-            "around_the_number": sum(found is not None and a in found for a, found in numbers),
+            "around_the_number": sum(found is not None and found.strip() == a for a, found in numbers),
         }
     return result
+
+
+def around_part(text: str) -> bool:
+    """Whether its tag leaves out some letters of it."""
+    found = kept_tag(text)
+    return found is not None and any(char.isalnum() for char in TAGGED.sub("", text))
 
 
 def kept_tag(text: str) -> str | None:
@@ -110,9 +122,7 @@ def draft(jobs: Sequence[Job], own: Answers) -> dict[str, Any]:
     found = [own[job] for job in jobs]
     plain_s, draft_s = (np.array([[one[f"{name}_s"]] for one in found]) for name in ("plain", "draft"))
     speedup, interval = ratio_interval(plain_s, draft_s)
-    totals = {
-        name: sum(one.get(name, 0) for one in found) for name in ("steps", "proposed", "accepted", "new")
-    }
+    totals = {name: sum(one[name] for one in found) for name in ("steps", "proposed", "accepted", "tokens")}
     return {
         "draft": jobs[0].way,
         "prompts": len(found),

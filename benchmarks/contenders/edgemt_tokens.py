@@ -1,6 +1,9 @@
 """Contender: edgemt with the bundle of a decoder-only model, token by token.
 
-python -m benchmarks.contenders.edgemt_tokens --model BUNDLE [--threads 1]
+    python -m benchmarks.contenders.edgemt_tokens --model BUNDLE [--threads 1] [--draft BUNDLE] [--prefix]
+
+`--prefix` starts each prompt from what its fixed beginning left in the caches, as `edgemt translate` does;
+without it every prompt is read whole, as the other engines do unless told otherwise.
 """
 
 from __future__ import annotations
@@ -19,34 +22,48 @@ NEVER = -1  # an end that no token is
 class Edgemt:
     """See `Engine` in tokens.py: the loop that `edgemt translate` runs, given tokens instead of a text."""
 
-    def __init__(self, model: Path, threads: int) -> None:
+    def __init__(self, model: Path, threads: int, draft: str | None, prefix: bool) -> None:
         import numpy
 
-        import edgemt
-        from edgemt.generate import generate
+        from edgemt import generate, prefixes
+        from edgemt.family import Request
+        from edgemt.translator import load
 
-        self.translator = edgemt.load(model, threads=threads)
-        self.numpy, self.loop = numpy, generate
-        self.model = self.translator.bundle.manifest.model
+        self.translator = load(model, threads=threads)
+        self.numpy, self.loop, self.cached = numpy, generate, prefixes.Prefixes() if prefix else None
+        self.model, family = self.translator.bundle.manifest.model, self.translator.family
+        one, other = (family.source(Request(text, "zh", "en")) for text in ("a", "1"))
+        self.head = one[: prefixes.common(one, other)]  # that all prompts begin with
+        if draft:
+            from edgemt.drafts import attach_draft
+
+            attach_draft(family, self.translator.bundle, draft, threads)
+        self.drafts = getattr(family, "draft", None)
+        self.stats = generate.DraftStats()
 
     def generate(self, prompt: list[int], most: int, ends: bool) -> Iterator[int]:
         program, np = self.translator.program, self.numpy
-        before = np.array([prompt[:-1]], np.int32)
-        source = program.encode(before, np.array([len(prompt) - 1], np.int32))
-        session = program.open(source, np.zeros(1, np.int32), most)
+        begun = self.cached and self.cached.of(program, self.head, [prompt[:-1]])
+        rest = np.array([prompt[begun.lengths[0] if begun else 0 : -1]], np.int32)
+        source = program.encode(rest, np.array([rest.shape[1]], np.int32))
+        session = program.open(source, np.zeros(1, np.int32), most, begun)
         model = self.model if ends else dataclasses.replace(self.model, eos_id=NEVER)
-        return self.loop(session, prompt, model, most)
+        draft = self.drafts and self.drafts.start(program, self.model, self.head)
+        self.stats = type(self.stats)()
+        return self.loop.generate(session, prompt, model, most, draft=draft, stats=self.stats)
 
     def facts(self) -> dict[str, Any]:
-        return {}
+        return dataclasses.asdict(self.stats) if self.drafts else {}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--draft", metavar="BUNDLE|lookup")
+    parser.add_argument("--prefix", action="store_true")
     args = parser.parse_args()
-    loop(Edgemt(args.model, args.threads))
+    loop(Edgemt(args.model, args.threads, args.draft, args.prefix))
 
 
 if __name__ == "__main__":

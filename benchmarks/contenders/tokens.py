@@ -38,4 +38,4 @@ def loop(engine: Engine) -> None:
             tokens.append(token)
         done = time.perf_counter() - begin
         answer = {"tokens": tokens, "first_s": done if first is None else first, "all_s": done}
-        print(json.dumps(answer | engine.facts()), flush=True)
+        print(json.dumps(engine.facts() | answer), flush=True)
