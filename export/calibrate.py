@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from edgemt.bundle import open_bundle
+from edgemt.calibration.cache import CacheRanges, Range
 from edgemt.calibration.collect import Sentence, calibration_tensors, collect, decode
 from edgemt.calibration.fakequant import Errors, Product, fits_static, product_errors
 from edgemt.calibration.quantspec import QuantSpec
@@ -20,16 +21,18 @@ from edgemt.calibration.smooth import Factors, find_factors, folds, smooth
 from edgemt.export.graphs.graphset import Canonical, constant_matmuls
 from edgemt.export.rows import Row
 from edgemt.export.targets import Calibrated
+from edgemt.export.targets.cache8 import to_cache8
 
 SAMPLED = 32  # sentences whose activations are sampled, to find what keeps their outliers away
 DECODED = 4  # one sentence in so many is decoded; the answers of the others are read with their prompts
 
 
 class Found(NamedTuple):
-    """What calibration found: for quant.json, for the lowering, and for the report."""
+    """What calibration found: for quant.json, for the lowering, what was folded away, and for the report."""
 
     spec: QuantSpec
     calibrated: Calibrated
+    factors: Factors
     report: dict[str, Any]
 
 
@@ -53,7 +56,7 @@ def calibrate(
             tensors = calibration_tensors(fp32, manifest, products=True)
             texts = [Sentence(row.source_lang, row.target_lang, row.source) for row in rows]
             spec = collect(fp32, manifest, tensors, texts, observer=observer, threads=threads)
-        return Found(spec, Calibrated(spec.activations), {"activations": spec.to_json()["activations"]})
+        return Found(spec, Calibrated(spec.activations), {}, {"activations": spec.to_json()["activations"]})
     texts = with_answers(rows, len(manifest.languages))
     tensors = {"step": [fold.tensor for fold in folds(canonical)]}
     with stage(f"looking for outliers in {min(SAMPLED, len(texts))} sentences"):
@@ -66,7 +69,43 @@ def calibrate(
     spec = dataclasses.replace(spec, schemes=schemes(canonical, errors))
     calibrated = Calibrated(spec.activations, spec.schemes, smooth(canonical, factors))
     report = {"activations": spec.to_json()["activations"], "products": told(spec, errors)}
-    return Found(spec, calibrated, report)
+    return Found(spec, calibrated, factors, report)
+
+
+def cache_ranges(
+    fp32: Path,
+    canonical: Canonical,
+    rows: list[Row],
+    *,
+    threads: int,
+    stage: Callable[[str], AbstractContextManager[None]],
+) -> dict[str, Range]:
+    """Of the keys and values that the bundle `fp32` of `canonical` keeps, by the input of their state."""
+    manifest, found = open_bundle(fp32).manifest, CacheRanges(canonical)
+    texts = with_answers(rows, len(manifest.languages))[:SAMPLED]
+    with stage(f"looking at keys and values of {len(texts)} sentences"):
+        decode(fp32, manifest, {"step": found.tensors}, texts, found, threads)
+    return found.ranges
+
+
+def with_cache8(
+    found: Calibrated, canonical: Canonical, ranges: dict[str, Range], factors: Factors
+) -> Calibrated:
+    """The same with a cache of 8 bits; `ranges` are from before `factors` were folded away."""
+    inside = dict(ranges)
+    for i in range(len(canonical.states) // 2):
+        name, factor = f"past_value.{i}", factors.get(f"layers.{i}.self_attn.merged")
+        if factor is not None:  # the same for all queries of a key
+            low, high = ranges[name]
+            factor = factor.reshape(len(low), -1, low.shape[1])[:, 0]
+            inside[name] = Range(low / factor, high / factor)
+    return dataclasses.replace(found, canonical=to_cache8(found.canonical or canonical, inside))
+
+
+def cache_report(canonical: Canonical) -> dict[str, int]:
+    """For the report: bytes that a token takes in a cache of 8 bits, and would in FP32."""
+    values = sum(int(np.prod([int(axis) for axis in spec.shape[2:]])) for spec in canonical.states)
+    return {"bits": 8, "bytes_a_token": values, "bytes_a_token_fp32": 4 * values}
 
 
 def with_answers(rows: list[Row], pairs: int) -> list[Sentence]:

@@ -91,6 +91,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="that weights in layers may have on average: those whose 4 bits hurt most get 8 (default: 4)",
     )
     parser.add_argument(
+        "--kv",
+        choices=("fp32", "int8"),
+        default="fp32",
+        help="keys and values of decoder-only models; int8 takes a quarter of the memory (default: fp32)",
+    )
+    parser.add_argument(
         "--max-bleu-drop", type=float, default=0.5, metavar="X", help="what INT8 may cost (default: 0.5)"
     )
     parser.add_argument(

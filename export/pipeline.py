@@ -34,8 +34,8 @@ from edgemt.export.workspace import ARCHIVE, check_output, publish, workspace
 from edgemt.translator import Translator
 
 SAMPLES = 8
-UNKV8 = "-kv8"  # ends the name of FP32 with a cache of 8 bits, which FP32 itself is compared with
-GATED = "The quality gate was not run (--no-gate): whether it translates as well as FP32 is not known."
+UNGATED = "The quality gate was not run (--no-gate): whether it translates as well as FP32 is not known."
+KV8 = "-kv8"  # ends the name of FP32 with a cache of 8 bits, which FP32 itself is compared with
 GATED = ("int8", "int4")  # precisions that are shipped only if held-out sentences say so
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import onnx
@@ -101,7 +102,7 @@ class _Rewriter:
         codes = self.node("QuantizeLinear", [codes, *scales], f"{output}.codes", axis=2)
         self.node("Reshape", [codes, whole], output)
 
-    def node(self, op: str, inputs: list[str], output: str | NodeProto, **attributes: int) -> str:
+    def node(self, op: str, inputs: list[str], output: str | NodeProto, **attributes: Any) -> str:
         name = output if isinstance(output, str) else output.output[0]
         self.nodes.append(helper.make_node(op, inputs, [name], name, **attributes))
         return name

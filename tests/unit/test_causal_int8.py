@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +11,10 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from causal_fixtures import learnt_by_heart
+from causal_fixtures import clinical_pairs, learnt_by_heart
 from causal_models import CASES, EOS, VOCABULARY, checkpoint_of, model_of
 
+import edgemt
 from edgemt.bundle import open_bundle
 from edgemt.calibration.cache import CacheRanges
 from edgemt.calibration.samples import Samples
@@ -34,6 +37,16 @@ LENIENT = ["--max-bleu-drop", "200", "--max-new-critical", "1000"]
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return learnt_by_heart(tmp_path_factory.mktemp("causal"))
+
+
+@pytest.fixture(scope="module", params=["--int8", "--int4", "--fp32"])
+def bytewise(
+    request: pytest.FixtureRequest, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A bundle whose cache is in bytes."""
+    out = tmp_path_factory.mktemp("kv") / "bundle"
+    assert main(["export", str(checkpoint), request.param, "--kv", "int8", *LENIENT, "-o", str(out)]) == 0
+    return out
 
 
 @pytest.fixture(scope="module")
@@ -203,3 +216,39 @@ def test_a_cache_of_bytes_gives_the_same_however_a_text_is_cut(canonical: Canoni
     whole, cut = logits(program, [60]), logits(program, [20, 1, 30, *[1] * 9])
     assert 0 < error(whole, exact) < 0.03
     assert error(cut, whole) < 1e-3  # codes that are nearly a tie may fall the other way
+
+
+def lines_known(directory: Path) -> tuple[int, int]:
+    """Of the lines that it was taught: how many it says, and how many there are."""
+    translator = edgemt.load(directory)
+    zh, en = clinical_pairs(12).texts
+    said = translator.translate_many(zh, "zh", "en")
+    return sum(a == b for a, b in zip(said, en, strict=True)), len(en)
+
+
+def test_it_says_what_it_has_learnt(bundle: Path) -> None:
+    right, lines = lines_known(bundle)
+    assert right >= lines - 1
+    report = json.loads((bundle / "report.json").read_text())
+    quant = json.loads((bundle / "quant.json").read_text())
+    layers = [layer for layer in open_bundle(bundle).manifest.layers if layer["op"] == "MatMul"]
+    told = Counter(layer["activations"] for layer in layers)
+    counted = {kind: count for kind, count in report["products"].items() if kind in told}
+    assert told == counted and told["static"] > told["rows"]
+    assert Counter(quant["schemes"].values()) == Counter(told) - Counter(static=told["static"])
+
+
+def test_it_says_it_from_a_cache_of_bytes(bytewise: Path) -> None:
+    manifest = open_bundle(bytewise).manifest
+    assert {spec.dtype for spec in manifest.states} == {"int8"}
+    right, lines = lines_known(bytewise)
+    assert right >= lines - (2 if manifest.precision == "int4" else 1)
+    cache = json.loads((bytewise / "report.json").read_text())["cache"]
+    assert cache["bytes_a_token_fp32"] == 4 * cache["bytes_a_token"] == 4 * 2 * 2 * 2 * 16
+
+
+def test_a_cache_of_bytes_is_for_some_precisions(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", str(checkpoint), "--fp16", "--kv", "int8", "-o", str(tmp_path / "out")]) == 2
+    assert "--kv int8 is for decoder-only models" in capsys.readouterr().err
