@@ -1,8 +1,8 @@
 """Which products get 8 bits instead of 4: those whose error costs the least to be rid of.
 
-Of each product, the error that 4 bits (rounded to the nearest) make in its outputs, relative to them, is taken
-over a few texts with the FP32 model. All products' errors are held to be equally bad, so what counts is the
-squared error that a byte more saves.
+The error that 4 bits (rounded to the nearest) make in the outputs of a product is taken over a few
+texts with the FP32 model. All products' errors are held to be equally bad, so what counts is the squared
+error that a byte more saves.
 """
 
 from __future__ import annotations

@@ -5,12 +5,14 @@ Each product is rounded for what it really gets: the layers before it are rounde
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from edgemt.calibration.gptq import Moments, compensated, output_error, second_moments
@@ -65,13 +67,13 @@ def compensate(
     blocks: dict[str, Blocks] = {}
     results: list[Result] = []
     layers = Layerwise(graphs, texts, torch.get_num_threads())
-    starts = news(texts)
+    roots = [np.sqrt(counts) for counts in shares(texts)]
     progress = tqdm(total=len(layers.pieces) - 1, desc="rounding", disable=None)
 
     def visit(product: Product, inputs: list[Array]) -> Array:
         weight = np.asarray(graphs.weights[product.weight]).T
-        inputs = [array[start:] for array, start in zip(inputs, starts, strict=True)]
-        moments = Moments(second_moments(inputs), block, product.node)
+        weighed = (x[root > 0] * root[root > 0, None] for x, root in zip(inputs, roots, strict=True))
+        moments = Moments(second_moments(weighed), block, product.node)
         wanted = bits.get(product.node, 4)
         plain = nearest(product.weight, lambda: weight, wanted, block)
         found = compensated(weight, moments, wanted)
@@ -89,15 +91,16 @@ def compensate(
     return Compensation(blocks, results, len(texts), sum(map(len, texts)))
 
 
-def news(texts: Sequence[Sequence[int]]) -> list[int]:
-    """Where each text first differs from all texts before it: an instruction that all share counts once."""
-    seen: set[tuple[int, ...]] = set()
-    starts = []
-    for text in texts:
-        prefixes = [tuple(text[: i + 1]) for i in range(len(text))]
-        starts.append(next((i for i, prefix in enumerate(prefixes) if prefix not in seen), len(text)))
-        seen.update(prefixes)
-    return starts
+def shares(texts: Sequence[Sequence[int]]) -> list[NDArray[np.float32]]:
+    """How often each token of each text counts: where texts begin alike, the first stands for all.
+
+    What enters a product at a token depends on what is before it only, so that the instruction that all texts
+    share need be multiplied out once. It counts for all of them: every answer hangs on it, and counted once it
+    made worse weights (on SmolLM2-135M a divergence from FP32 of .29 and not .22).
+    """
+    prefixes = [[tuple(text[: i + 1]) for i in range(len(text))] for text in texts]
+    left = Counter(prefix for many in prefixes for prefix in many)
+    return [np.array([left.pop(prefix, 0) for prefix in many], np.float32) for many in prefixes]
 
 
 def spread(inputs: Sequence[Array]) -> Array:

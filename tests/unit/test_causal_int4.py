@@ -18,7 +18,7 @@ from edgemt.bundle import open_bundle
 from edgemt.calibration.gptq import Moments, compensated, output_error, second_moments
 from edgemt.calibration.layerwise import Layerwise
 from edgemt.calibration.mixed import Sensitivity, choose
-from edgemt.calibration.rounding import compensate, news
+from edgemt.calibration.rounding import compensate, shares
 from edgemt.cli import main
 from edgemt.export.graphs import causal
 from edgemt.export.graphs.graphset import Lazy, lazy
@@ -81,8 +81,9 @@ def test_the_weights_of_one_piece_are_in_memory_and_each_is_read_once() -> None:
     assert reads == dict.fromkeys(large, 1)
 
 
-def test_a_shared_beginning_counts_once() -> None:
-    assert news([[1, 2, 3, 4], [1, 2, 5], [1, 2], [2]]) == [0, 2, 2, 0]
+def test_a_shared_beginning_is_computed_once_and_counts_as_often_as_it_is_there() -> None:
+    found = shares([[1, 2, 3, 4], [1, 2, 5], [1, 2], [2]])
+    assert [counts.tolist() for counts in found] == [[3, 3, 1, 1], [0, 0, 1], [0, 0], [1]]
 
 
 def test_the_budget_goes_to_the_worst_for_their_size() -> None:
