@@ -119,10 +119,10 @@ def answers(
     keys = {job.key(digest): job for job in jobs}
     found: dict[str, dict[str, Any]] = {}
     if args.state.exists():
+        cut_off(args.state)
         for line in lines(args.state):
-            if line.endswith("}"):  # not the one that was cut off
-                entry = json.loads(line)
-                found[entry.pop("key")] = entry
+            entry = json.loads(line)
+            found[entry.pop("key")] = entry
     todo = [(key, job) for key, job in keys.items() if key not in found]
     if todo:
         say(f"{label}: {len(todo)} of {len(keys)} answers to make")
@@ -141,6 +141,12 @@ def answers(
         del translator, drafting
         gc.collect()
     return {job: found[key] for key, job in keys.items()}
+
+
+def cut_off(path: Path) -> None:
+    """Drop a last line that was not written to its end."""
+    with path.open("r+b") as file:
+        file.truncate(file.read().rfind(b"\n") + 1)
 
 
 def made(
