@@ -16,6 +16,7 @@ def main(gguf: Path, out: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float16)
     model.save_pretrained(part)
     AutoTokenizer.from_pretrained(**where).save_pretrained(part)
+    (part / "tokenizer.model").unlink(missing_ok=True)  # a copy of the whole GGUF file
     part.rename(out)
 
 

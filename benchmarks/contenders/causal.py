@@ -70,7 +70,7 @@ def genai(path: str, packages: Path | None) -> Entrant:
     if packages:
         python = ["env", f"PYTHONPATH={packages}:{Path(__file__).parents[2]}", sys.executable]
     words = (*python, "-m", "benchmarks.contenders.genai", "--model", path)
-    return Entrant(f"genai {Path(path).name}", words, size(Path(path)))
+    return Entrant(f"genai {Path(path).name.rpartition('-')[2]}", words, size(Path(path)))
 
 
 def size(path: Path) -> int:
