@@ -95,8 +95,8 @@ def shares(texts: Sequence[Sequence[int]]) -> list[NDArray[np.float32]]:
     """How often each token of each text counts: where texts begin alike, the first stands for all.
 
     What enters a product at a token depends on what is before it only, so that the instruction that all texts
-    share need be multiplied out once. It counts for all of them: every answer hangs on it, and counted once it
-    made worse weights (on SmolLM2-135M a divergence from FP32 of .29 and not .22).
+    share need be multiplied out once. It counts for all of them: every answer hangs on it, and when it was to
+    count once, the weights were worse (SmolLM2-135M diverged from FP32 by .29 and not by .21).
     """
     prefixes = [[tuple(text[: i + 1]) for i in range(len(text))] for text in texts]
     left = Counter(prefix for many in prefixes for prefix in many)
