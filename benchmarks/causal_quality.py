@@ -38,7 +38,6 @@ from benchmarks.causal_quality_jobs import Job, Row, jobs_of, lines  # noqa: E40
 from benchmarks.causal_quality_score import summary  # noqa: E402
 from edgemt.bench.options import check_writable, write  # noqa: E402
 from edgemt.bundle import open_bundle  # noqa: E402
-from edgemt.drafts import attach_draft  # noqa: E402
 from edgemt.errors import EdgemtError, UsageError  # noqa: E402
 from edgemt.family import Request  # noqa: E402
 from edgemt.text import tidy  # noqa: E402
@@ -129,8 +128,7 @@ def answers(
         translator = load(path, threads=args.threads)
         drafting = None
         if any(job.task == "draft" for _, job in todo):
-            drafting = load(path, threads=args.threads)
-            attach_draft(drafting.family, drafting.bundle, args.draft, args.threads)
+            drafting = load(path, threads=args.threads, draft=args.draft)
         with args.state.open("a", encoding="utf-8") as file:
             for number, (key, entry) in enumerate(made(translator, drafting, todo), 1):
                 found[key] = entry

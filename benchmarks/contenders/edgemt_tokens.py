@@ -29,15 +29,11 @@ class Edgemt:
         from edgemt.family import Request
         from edgemt.translator import load
 
-        self.translator = load(model, threads=threads)
+        self.translator = load(model, threads=threads, draft=draft)
         self.numpy, self.loop, self.cached = numpy, generate, prefixes.Prefixes() if prefix else None
         self.model, family = self.translator.bundle.manifest.model, self.translator.family
         one, other = (family.source(Request(text, "zh", "en")) for text in ("a", "1"))
         self.head = one[: prefixes.common(one, other)]  # that all prompts begin with
-        if draft:
-            from edgemt.drafts import attach_draft
-
-            attach_draft(family, self.translator.bundle, draft, threads)
         self.drafts = getattr(family, "draft", None)
         self.stats = generate.DraftStats()
 

@@ -59,6 +59,12 @@ def test_the_bundle_is_small_says_what_it_is_made_of_and_speaks(int4: Path) -> N
     assert not re.search(r"<\|im_(start|end)\|>", answer["target"])
 
 
+def test_a_draft_by_look_up_changes_nothing(int4: Path) -> None:
+    text = ("--from", "en", "--to", "zh", "Take one tablet in the morning and one tablet in the evening.")
+    plain, drafted = (edgemt("translate", "-b", int4, *draft, *text) for draft in ((), ("--draft", "lookup")))
+    assert plain.stdout == drafted.stdout and plain.stdout.strip()
+
+
 @pytest.mark.slow
 def test_the_fp32_bundle_equals_transformers_and_knows_english(gguf: Path, tmp_path: Path) -> None:
     done = edgemt("export", gguf, "--fp32", "-o", tmp_path / "fp32")
