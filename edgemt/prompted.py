@@ -125,9 +125,10 @@ class Prompted:
     def _with_tags(self, tagged: Tagged) -> tuple[Answer, Collection[int]]:
         """The best answer, and the tags that did not come back; the second try is without those."""
         wanted = self._wanted(tagged.plain)
-        if wanted and tagged.all:  # any of them may stand right behind a tag
+        if wanted and tagged.all:  # any of the terms may stand right behind a tag
             glued = dict.fromkeys(wanted.terms, True)
-            wanted = Wanted(glued, self.target_lang, self.family.tokenizer, inner_stops=wanted.inner_stops)
+            known, stops = self.family.tokenizer, wanted.inner_stops
+            wanted = Wanted(glued, self.target_lang, known, wanted.source, inner_stops=stops)
         every: set[int] = set(tagged.all)
         if not self.fits(tagged.text()):
             return self._asked(tagged.plain, wanted), every
@@ -151,22 +152,25 @@ class Prompted:
     ) -> Answer:
         """The answer to a sentence, with its tags but those of `without`.
 
-        The prompt names the terms; search is held to them only where the model does not do as it is told.
+        The prompt names the terms. Where the model does not do as it is told, it reads them in the sentence
+        itself (code-switching), and where that is not enough, search is held to them.
         """
         if tagged and len(without) == len(tagged.all):
             tagged = None
         text = tagged.text(without) if tagged else sentence
 
-        def once(constraint: Constraint | None) -> Answer:
+        def once(text: str, constraint: Constraint | None = None) -> Answer:
             request = self._request(sentence, text, wanted, constraint, tagged is not None)
             (found,) = self.family.generate(self.program, [request], self.options)
-            return self._answer(found, sentence, wanted, tagged, without)
+            return self._answer(found, sentence, wanted, tagged, without, constraint is not None)
 
-        answer = once(None)
+        answer = once(text)
+        if wanted and answer.missing and tagged is None:
+            answer = once(wanted.source)
         if wanted and answer.missing:
-            answer = once(wanted.constraint())
+            answer = once(text, wanted.constraint())
         if wanted and answer.missing:  # a term without a space before it may have become another word's end
-            answer = once(wanted.apart().constraint())
+            answer = once(text, wanted.apart().constraint())
         return answer
 
     def _request(
@@ -197,11 +201,28 @@ class Prompted:
         wanted: Wanted | None,
         tagged: Tagged | None,
         without: Collection[int] = (),
+        forced: bool = False,
     ) -> Answer:
         """The translation in the model's answer."""
         tokens = found.tokens if found.finished else answers.unlooped(found.tokens)
         said = translation_in(self.family.tokenizer.decode(tokens), markup=tagged is not None)
-        said = answers.clean(said, tagged.text(without) if tagged else sentence)
+        clean = answers.clean(said, tagged.text(without) if tagged else sentence)
+        answer = self._printed(found, clean, sentence, wanted, tagged, without)
+        if forced and answer.missing:  # the terms stand in what looks like chatter
+            whole = self._printed(found, " ".join(said.split()), sentence, wanted, tagged, without)
+            answer = min(answer, whole, key=lambda answer: len(answer.missing))
+        return answer
+
+    def _printed(
+        self,
+        found: Hypothesis,
+        said: str,
+        sentence: str,
+        wanted: Wanted | None,
+        tagged: Tagged | None,
+        without: Collection[int],
+    ) -> Answer:
+        """What the model said as the target language is printed, with the terms as they were given."""
         said, places = tagged.read(said, without) if tagged else (said, {})
         target = texts.end_as(sentence, texts.tidy(said, self.target_lang), self.target_lang)
         missing: tuple[str, ...] = ()

@@ -54,6 +54,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--sample", action="store_true", help="draw the words, as the model's makers do (decoder-only models)"
     )
     add("--seed", type=int, metavar="N", help="with --sample: the same words every time")
+    add("--draft", metavar="BUNDLE|lookup",
+        help="faster, with a smaller bundle of the same tokenizer or with words of the text itself; the "
+        "output stays the same (decoder-only models)")  # fmt: skip
     add("--threads", type=int, default=1, metavar="N", help="processor cores to use (default: 1)")
     add(
         "--json", action="store_true", help="one JSON object a sentence: source, target, direction, score, ms"
@@ -70,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
             from edgemt.glossary import read_glossary
 
             asked["glossary"] = read_glossary(args.glossary)
-        translator = load(args.bundle, threads=args.threads)
+        translator = load(args.bundle, threads=args.threads, draft=args.draft)
         if args.sample:
             asked["sampling"] = translator.sampling(args.seed)
         if args.context or args.context_sentences:

@@ -50,17 +50,25 @@ class Asked(TypedDict, total=False):
     sampling: Sampling | None  # draw the answers (`Translator.sampling()` is the model's own way)
 
 
-def load(path: str | Path | None = None, threads: int = 1) -> Translator:
-    """Open the bundle at `path` (None: the default bundle) and make it ready to translate."""
-    return Translator(open_bundle(None if path is None else Path(path)), threads=threads)
+def load(path: str | Path | None = None, threads: int = 1, draft: str | Path | None = None) -> Translator:
+    """Open the bundle at `path` (None: the default bundle) and make it ready to translate.
+
+    `draft` (a smaller bundle with the same tokenizer, or "lookup") makes a decoder-only model faster, and
+    changes nothing else.
+    """
+    return Translator(open_bundle(None if path is None else Path(path)), threads=threads, draft=draft)
 
 
 class Translator:
     """A loaded bundle. One object serves any number of threads."""
 
-    def __init__(self, bundle: Bundle, threads: int = 1) -> None:
+    def __init__(self, bundle: Bundle, threads: int = 1, draft: str | Path | None = None) -> None:
         manifest = bundle.manifest
         self.family = open_family(bundle.directory, manifest)
+        if draft is not None:
+            from edgemt.drafts import attach_draft
+
+            attach_draft(self.family, bundle, draft, threads)
         self.bundle = bundle
         self.languages = [(source, target) for source, target in manifest.languages]
         self.program = open_program(bundle.directory, manifest, threads=threads)

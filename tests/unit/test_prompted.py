@@ -159,7 +159,7 @@ def test_context_is_what_was_given_and_the_sentences_before() -> None:
     assert not family.asked[-1].context
 
 
-def test_terms_are_told_and_search_is_held_to_them_only_where_they_are_missing() -> None:
+def test_terms_are_told_then_written_into_the_text_then_forced() -> None:
     terms = {"手术": "surgery", "无菌": "sterile", "没有": "none"}
     obedient = Scripted(lambda request: "The surgery is sterile.")
     (segment,) = prompted(obedient, terms).text("手术要无菌。")
@@ -170,7 +170,12 @@ def test_terms_are_told_and_search_is_held_to_them_only_where_they_are_missing()
     )
     stubborn = Scripted(lambda request: "The operation is clean.")
     (segment,) = prompted(stubborn, terms).text("手术要无菌。")
-    assert [request.constraint is None for request in stubborn.asked] == [True, False, False]
+    assert [(request.text, request.constraint is None) for request in stubborn.asked] == [
+        ("手术要无菌。", True),
+        ("surgery要sterile。", True),
+        ("手术要无菌。", False),
+        ("手术要无菌。", False),
+    ]
     assert isinstance(segment, Segment) and segment.missing == ("surgery", "sterile")
 
 
