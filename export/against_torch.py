@@ -15,6 +15,7 @@ from edgemt.export.graphs.graphset import Canonical
 from edgemt.export.parity import Parity
 from edgemt.export.rows import Row
 from edgemt.family import Request
+from edgemt.manifest import Manifest
 from edgemt.runtimes import open_program
 from edgemt.translator import open_family
 
@@ -66,11 +67,15 @@ def compare(
 
 def _one(checkpoint: Checkpoint, fp32: Path, rows: Sequence[Row]) -> Parity:
     manifest = open_bundle(fp32).manifest
-    family, most = open_family(fp32, manifest), manifest.model.max_positions // 2
-    sources = [family.source(Request(row.source, row.source_lang, row.target_lang), most) for row in rows]
-    answers = parity.answers(checkpoint, manifest.model, sources)
+    answers = parity.answers(checkpoint, manifest.model, sources(fp32, manifest, rows))
     memory.release()  # torch's model is gone
     return parity.compare(open_program(fp32, manifest), answers)
+
+
+def sources(directory: Path, manifest: Manifest, rows: Sequence[Row]) -> list[list[int]]:
+    """The rows as the bundle's program reads them, cut to half of what it takes."""
+    family, most = open_family(directory, manifest), manifest.model.max_positions // 2
+    return [family.source(Request(row.source, row.source_lang, row.target_lang), most) for row in rows]
 
 
 def told(parts: Sequence[tuple[int, int]]) -> str:

@@ -140,8 +140,8 @@ def plan(
 
 
 def _lowering(found: Sizes, precision: str) -> int:
-    """FP32 passes through one weight at a time; the other precisions keep what they have made."""
-    made = 0 if precision == "fp32" else found.bytes(precision)
+    """FP32 and FP16 pass through one weight at a time; the other precisions keep what they have made."""
+    made = 0 if precision in ("fp32", "fp16") else found.bytes(precision)
     return round(BASE + MARGIN * (made + 2 * 4 * found.largest))
 
 

@@ -5,7 +5,7 @@ One after the other, so that only one of them is in memory at a time.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
@@ -97,16 +97,15 @@ def answers(
 ) -> list[Answers]:
     """Torch's greedy decoding of the sources; its model is gone from memory afterwards."""
     reference = family_of(checkpoint).Reference(_load(checkpoint))
-    batches = [sources[start : start + BATCH] for start in range(0, len(sources), BATCH)]
     with _one_thread():
-        return [_decode(reference, model, batch, steps) for batch in batches]
+        return decode(reference, model, sources, steps)
 
 
 def compare(program: Program, found: Sequence[Answers]) -> Parity:
     """The program's logits beside torch's, on the tokens that torch chose. Raises as `check_parity`."""
     error, total, squares, values = 0.0, 0.0, 0.0, 0
     equal, lead = [], []
-    for ours, theirs in (pair for batch in found for pair in _follow(program, batch)):
+    for ours, theirs in (pair for batch in found for pair in _pairs(program, batch)):
         error = max(error, float(np.abs(ours - theirs).max()))
         equal.append(ours.argmax(-1) == theirs.argmax(-1))
         lead.append(np.diff(np.partition(theirs, -2)[:, -2:])[:, 0])
@@ -130,6 +129,11 @@ def compare(program: Program, found: Sequence[Answers]) -> Parity:
             "with the checkpoint's config.json"
         )
     return parity
+
+
+def _pairs(program: Program, found: Answers) -> Iterator[tuple[F32, F32]]:
+    """(our, torch's) logits of each step."""
+    yield from zip(follow(program, found), (logits for _, _, logits in found.steps), strict=True)
 
 
 def together(parts: Sequence[Parity], depth: str) -> Parity:
@@ -166,8 +170,16 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+def decode(
+    reference: Reference, model: Model, sources: Sequence[Sequence[int]], steps: int = STEPS
+) -> list[Answers]:
+    """What a reference says to the sources, a few of them together."""
+    batches = [sources[start : start + BATCH] for start in range(0, len(sources), BATCH)]
+    return [_decode(reference, model, batch, steps) for batch in batches]
+
+
 def _decode(reference: Reference, model: Model, sources: Sequence[Sequence[int]], steps: int) -> Answers:
-    """Torch decodes greedily, until every row has ended or has taken so many steps."""
+    """The reference decodes greedily, until every row has ended or has taken so many steps."""
     import torch
 
     rows, lengths = len(sources), np.array([len(source) for source in sources], np.int32)
@@ -188,13 +200,13 @@ def _decode(reference: Reference, model: Model, sources: Sequence[Sequence[int]]
     return found
 
 
-def _follow(program: Program, found: Answers) -> Iterable[tuple[F32, F32]]:
-    """(our, torch's) logits [rows left, V] of each step."""
+def follow(program: Program, found: Answers) -> Iterator[F32]:
+    """The program's logits [rows left, V] of each step, on the tokens that torch chose."""
     rows = len(found.lengths)
     source = program.encode(found.ids, found.lengths)
     session = program.open(source, np.arange(rows, dtype=np.int32), found.most)
-    for taken, unfinished, theirs in found.steps:
+    for taken, unfinished, _ in found.steps:
         ours = session.step(taken[:, None], np.ones(rows, np.int32), Want(logits=True)).logits
         assert ours is not None
-        yield ours[unfinished, -1], theirs
+        yield ours[unfinished, -1]
     session.close()

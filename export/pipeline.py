@@ -16,7 +16,7 @@ from edgemt.bench.facts import machine_facts
 from edgemt.bundle import open_bundle, seal
 from edgemt.calibration.quantspec import QuantSpec
 from edgemt.errors import EdgemtError, UsageError
-from edgemt.export import against_torch, memory
+from edgemt.export import against_torch, cloud, memory
 from edgemt.export import rows as tables
 from edgemt.export.bundles import write_bundle
 from edgemt.export.calibrate import cache_ranges, cache_report, calibrate, with_cache8
@@ -29,7 +29,7 @@ from edgemt.export.parity import STEPS
 from edgemt.export.report import write_report
 from edgemt.export.rounding import round_weights
 from edgemt.export.rows import Row
-from edgemt.export.targets import PLAIN, Calibrated, Target, target
+from edgemt.export.targets import PLAIN, Calibrated, Target, check_target, target
 from edgemt.export.workspace import ARCHIVE, check_output, publish, workspace
 from edgemt.translator import Translator
 
@@ -130,10 +130,12 @@ class Export:
         found = self.found.get(precision, PLAIN)
         canonical, precision = found.canonical or canonical or self.canonical, precision.removesuffix(KV8)
         lowered = self.target.lower(canonical, precision, found)
+        for file, text in lowered.files.items():
+            (directory / file).write_text(text, encoding="utf-8")
         write_bundle(
             directory,
             self.checkpoint,
-            canonical,
+            dataclasses.replace(canonical, states=lowered.states or canonical.states),
             lowered.graphs,
             name=self.report["name"],
             target=self.request.target,
@@ -176,7 +178,8 @@ def export(request: Request) -> dict[str, Any]:
     stage = Stages()
     with stage("reading the checkpoint"):
         checkpoint = open_checkpoint(request.checkpoint, request.config_from, request.base)
-        candidates = request.candidates(family_of(checkpoint))
+        candidates, lowering = request.candidates(family_of(checkpoint)), target(request.target)
+        check_target(request.target, family_of(checkpoint).NAME, request.precision)
         family = check_architecture(checkpoint)
         pairs, prefixes = family.languages(checkpoint, request.languages)
         gated, static = request.gate and bool(candidates), "int8-static" in candidates
@@ -187,7 +190,8 @@ def export(request: Request) -> dict[str, Any]:
         seen = Sentences("calibration", request.calibration, "the calibration", watched)
         calibration = seen.rows(checkpoint, pairs)
         plain = [name.removesuffix(KV8) for name in candidates]
-        plan = make_plan(request, checkpoint, plain, watched, gated and bool(heldout))
+        halves = request.target == "cloud" and gated
+        plan = make_plan(request, checkpoint, plain, watched, gated and (halves or bool(heldout)))
         print(f"edgemt export: licence: {checkpoint.licence_told}", file=sys.stderr)
         checkpoint.check()
         if (masters := str(checkpoint.amp.get("masters"))).startswith("none"):
@@ -202,7 +206,6 @@ def export(request: Request) -> dict[str, Any]:
         "needs": plan.to_json(),
     }
     with workspace(request.output) as work:
-        lowering = target(request.target)
         run = Export(request, work, checkpoint, candidates, canonical, pairs, plan, lowering, stage, report)
         found = {"fp32": run.write("fp32")} if plan.whole else {}
         compare_with_torch(run, found.get("fp32"), heldout)
@@ -231,17 +234,31 @@ def export(request: Request) -> dict[str, Any]:
         for precision in candidates:
             with stage(f"lowering to {precision}"):
                 found[precision] = run.write(precision, spec if precision == "int8-static" else None)
+        if halves:
+            check_halves(run, found["fp32"], found["fp16"], heldout)
         chosen = select(run, found, heldout if gated else [], spec)
         finish(run, found[chosen], spec)
         publish(found[chosen], request.output)
     return report
 
 
+def some_rows(run: Export, rows: list[Row]) -> list[Row]:
+    """The sentences for comparisons of logits."""
+    rows = rows or against_torch.plain_rows(run.pairs)
+    return tables.interleaved(rows, against_torch.sentences(memory.sizes(run.checkpoint)))
+
+
+def check_halves(run: Export, fp32: Path, fp16: Path, rows: list[Row]) -> None:
+    """FP16's logits beside FP32's, printed."""
+    with run.stage("comparing FP16 with FP32"):
+        found = cloud.check(fp32, fp16, some_rows(run, rows))
+    print(found, file=sys.stderr)
+    run.report["half"] = found.to_json()
+
+
 def compare_with_torch(run: Export, fp32: Path | None, rows: list[Row]) -> None:
     """Parity of the FP32 graphs, printed. `fp32` is their bundle, if there is memory for the whole model."""
-    rows = tables.interleaved(
-        rows or against_torch.plain_rows(run.pairs), against_torch.sentences(memory.sizes(run.checkpoint))
-    )
+    rows = some_rows(run, rows)
     with run.stage("comparing with torch"):
         parity = against_torch.compare(
             run.checkpoint, run.plan.parts, rows, fp32, lambda part: run.write("fp32", canonical=part)
@@ -380,7 +397,9 @@ def finish(run: Export, directory: Path, spec: QuantSpec | None) -> None:
         provenance["calibration"] = calibration
     if "rounding" in report:
         provenance["rounding"] = without(report["rounding"], {"products"})
-    summary = {key: report[key] for key in ("passed", "choice", "parity", "variants")}
+    summary = {
+        key: report[key] for key in ("passed", "choice", "parity", "half", "variants") if key in report
+    }
     summary["quality"] = "compared" if any(v["gate"] for v in report["variants"].values()) else "not run"
     write_report(directory, report)
     seal(

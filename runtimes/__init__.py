@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from edgemt.manifest import Manifest
     from edgemt.runtimes.protocol import Program, RoleTensors, Tap
 
-RUNTIMES = {"onnxruntime": "edgemt.runtimes.onnxruntime"}
+RUNTIMES = {"onnxruntime": "edgemt.runtimes.onnxruntime", "cloud": "edgemt.runtimes.cloud"}
 
 
 def open_program(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from edgemt.errors import EdgemtError
 from edgemt.manifest import Manifest
-from edgemt.runtimes.ort_graph import Binding, Graph
+from edgemt.runtimes.ort_graph import CPU, Binding, Graph
 from edgemt.runtimes.ort_session import BARRED, OrtSession, check_ids, check_length
 from edgemt.runtimes.ort_state import Encoded, Prefix, Prompts, shape_of
 from edgemt.runtimes.protocol import I32, Caps, RoleTensors, Tap
@@ -28,6 +28,7 @@ def load(
     threads: int = 1,
     taps: RoleTensors | None = None,
     on_tap: Tap | None = None,
+    providers: Sequence[str] = CPU,
 ) -> OrtProgram:
     """Load the bundle's graphs. Raises EdgemtError if one is missing or damaged, or unlike the manifest.
 
@@ -39,7 +40,7 @@ def load(
 
     def graph(role: str) -> Graph:
         path = directory / manifest.graphs[role].file
-        found = Graph(path, role, threads, (taps or {}).get(role, ()), on_tap)
+        found = Graph(path, role, threads, (taps or {}).get(role, ()), on_tap, providers)
         for problem in _disagreements(role, found, manifest):
             raise EdgemtError(f"{directory}: {problem}; export the bundle again")
         return found

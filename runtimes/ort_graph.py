@@ -27,6 +27,7 @@ DTYPES = {
 CODES = {"f": 1, "B": 2, "b": 3, "i": 6, "l": 7, "e": 10}  # numpy's type character -> ONNX's element type
 
 TAP = "tap:"
+CPU = ("CPUExecutionProvider",)
 
 # Binding goes straight to the C++ object: the public wrapper builds a device object at every call, and a step
 # binds about ten tensors (0.4 µs each this way, 1.4 µs through the wrapper).
@@ -37,7 +38,13 @@ class Graph:
     """A loaded graph. `inputs` and `outputs` map names to dtypes. Threads may run it at the same time."""
 
     def __init__(
-        self, path: Path, role: str, threads: int, taps: Sequence[str] = (), on_tap: Tap | None = None
+        self,
+        path: Path,
+        role: str,
+        threads: int,
+        taps: Sequence[str] = (),
+        on_tap: Tap | None = None,
+        providers: Sequence[str] = CPU,
     ) -> None:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
@@ -56,7 +63,7 @@ class Graph:
                     "session.model_external_initializers_file_folder_path", str(path.parent)
                 )
                 model, made = _with_outputs(path, taps)
-            self.session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+            self.session = ort.InferenceSession(model, options, providers=list(providers))
         except EdgemtError:
             raise
         except Exception as error:  # onnxruntime's exceptions share no base class of their own

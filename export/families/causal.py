@@ -20,6 +20,7 @@ from edgemt.runtimes.protocol import F32, I32
 NAME = "causal"
 CANDIDATES = {
     "fp32": (),
+    "fp16": ("fp16",),
     "fp32-kv8": ("fp32-kv8",),  # with a cache of 8 bits
     "int4": ("int4",),
     "int8-auto": ("int8-static",),

@@ -10,8 +10,9 @@ from typing import NamedTuple, Protocol, cast
 from edgemt.errors import UsageError
 from edgemt.export.graphs.graphset import Canonical, GraphSet, Layer
 from edgemt.export.targets.weight_only import Rounding, nearest
+from edgemt.runtimes.protocol import StateSpec
 
-TARGETS = {"onnxruntime": "edgemt.export.targets.onnxruntime"}
+TARGETS = {"onnxruntime": "edgemt.export.targets.onnxruntime", "cloud": "edgemt.export.targets.cloud"}
 Ranges = Mapping[str, tuple[float, float]]  # canonical tensor -> (low, high)
 
 
@@ -34,6 +35,8 @@ class Lowered(NamedTuple):
 
     graphs: GraphSet
     layers: list[Layer]
+    states: list[StateSpec] | None = None  # None: the canonical graphs'
+    files: Mapping[str, str] = {}  # texts that go into the bundle, by name
 
 
 class Target(Protocol):
@@ -46,6 +49,14 @@ class Target(Protocol):
     def lower(self, canonical: Canonical, precision: str, found: Calibrated = PLAIN) -> Lowered:
         """Lower to "fp32", "fp16", "int8-static", "int8-dynamic" or "int4"."""
         ...
+
+
+def check_target(name: str, family: str, precision: str) -> None:
+    """Raise UsageError if the target is not for such a model."""
+    if name == "cloud" and (family != "causal" or precision not in ("fp16", "fp32")):
+        raise UsageError("the target cloud takes decoder-only models, with --fp16 or --fp32")
+    if name != "cloud" and family == "causal" and precision == "fp16":
+        raise UsageError("FP16 of a decoder-only model is for a server's GPU; add --target cloud")
 
 
 def target(name: str) -> Target:
