@@ -27,9 +27,13 @@ from edgemt.runtimes.protocol import F32, Program, Session, Want
 LOOKUP = "lookup"
 LONGEST, SHORTEST = 4, 2  # tokens that must have come before, for what followed them to be proposed
 SURE = 0.4  # the draft model goes on while its choice has this probability (transformers' default)
-# Ways to feed ten tokens. Where the kernels treat every row alike, all give the same logits to the last bit.
-WAYS = ([10], [1, 1, 1, 1, 6], [2, 3, 5], [5, 1, 4])
-SAFETY, MOST_MARGIN = 32, 0.05  # the margin is so many times the difference seen; no more than this is of use
+# Ways to feed twelve tokens. Where the kernels treat every row alike, all give the same logits to the last
+# bit. None begins with one token, for which some kernels have a way of their own: no prompt is so short.
+WAYS = ([12], [2, 1, 1, 1, 1, 6], [3, 4, 5], [5, 1, 2, 4])
+SAFETY, MOST_MARGIN = 32, 0.05  # the margin is so many times the difference seen; a larger one is of no use
+# Where activations are rounded to 8 bits, a last bit can become a whole step of them, and that a logit changed
+# by 1.0 (SmolLM2-135M): nothing but equal bits will do there.
+FLOATS = ("fp32", "fp16")
 
 
 class Draft(Protocol):
@@ -130,7 +134,10 @@ class Model:
 class Drafts:
     """The drafts of a family's answers: a look-up, or another bundle's model. Thread-safe."""
 
-    def __init__(self, bundle: Bundle | None = None, threads: int = 1) -> None:
+    def __init__(
+        self, bundle: Bundle | None = None, threads: int = 1, most_margin: float = MOST_MARGIN
+    ) -> None:
+        self._most_margin = most_margin
         self._bundle, self._pace, self._prefixes, self._lock = bundle, Pace(), Prefixes(), threading.Lock()
         self._program = bundle and open_program(bundle.directory, bundle.manifest, threads=threads)
         self._margins: weakref.WeakKeyDictionary[Program, float] = weakref.WeakKeyDictionary()
@@ -138,16 +145,16 @@ class Drafts:
     def start(self, program: Program, model: Numbers, head: Sequence[int]) -> Draft:
         """A draft for an answer of `program`, whose prompt begins with `head`.
 
-        Raises UsageError if no step of several tokens says reliably what greedy search would.
+        Raises UsageError if steps of several tokens do not say reliably what greedy search would.
         """
         with self._lock:
             if program not in self._margins:
                 self._margins[program] = margin(program, model)
         apart = self._margins[program]
-        if apart > MOST_MARGIN:
+        if apart > self._most_margin:
             raise UsageError(
-                "a draft would change what the model says, since several tokens at once come out otherwise "
-                "than one by one on this processor; translate without --draft, or export the bundle again"
+                "a draft would change what the model says, since on this processor several tokens at once "
+                "come out otherwise than one by one; translate without a draft"
             )
         if self._bundle is None or self._program is None:
             return Lookup(pace=self._pace, margin=apart)
@@ -163,8 +170,9 @@ def attach_draft(family: Any, bundle: Bundle, draft: str | Path, threads: int = 
     name = bundle.manifest.name
     if not family.prompts:
         raise UsageError(f"{name} is not a decoder-only model and takes no draft; leave --draft out")
+    most = MOST_MARGIN if bundle.manifest.precision in FLOATS else 0.0
     if str(draft) == LOOKUP:
-        family.draft = Drafts()
+        family.draft = Drafts(most_margin=most)
         return
     other = open_bundle(Path(draft))
     if vocabulary(other) != vocabulary(bundle):
@@ -172,7 +180,7 @@ def attach_draft(family: Any, bundle: Bundle, draft: str | Path, threads: int = 
             f"the draft {draft} has another vocabulary than {name}; give a smaller model of the same kind, "
             f"or {LOOKUP}"
         )
-    family.draft = Drafts(other, threads)
+    family.draft = Drafts(other, threads, most)
 
 
 def vocabulary(bundle: Bundle) -> tuple[dict[str, int], int]:
@@ -185,7 +193,8 @@ def vocabulary(bundle: Bundle) -> tuple[dict[str, int], int]:
 def margin(program: Program, model: Numbers) -> float:
     """How far ahead (in log-probability) a token must be for a step of several to decide on it.
 
-    0 where such steps give the same bits as steps of one token, as the integer kernels of 4-bit bundles do.
+    0 where such steps give the same bits as steps of one token: 4-bit bundles on x86 with VNNI. Without VNNI
+    the kernel of 4-bit products is another for one row, and on ARM a softmax adds up in another order.
     """
     ids = np.random.default_rng(0).integers(0, model.vocab_size, (1, sum(WAYS[0]))).astype(np.int32)
     found = [_logits(program, ids, way) for way in WAYS]
