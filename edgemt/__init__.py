@@ -16,11 +16,13 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 
-def load(path: str | Path | None = None, threads: int = 1) -> Translator:
+def load(path: str | Path | None = None, threads: int = 1, draft: str | Path | None = None) -> Translator:
     """Open the bundle at `path` (a folder or .edgemt file; None: the default bundle), ready to translate.
+
+    `draft` (a smaller bundle with the same tokenizer, or "lookup") makes a decoder-only model faster.
 
     Raises edgemt.errors.EdgemtError, in one sentence, if there is none, or if it is damaged or too new.
     """
     from edgemt.translator import load as load_translator  # `import edgemt` alone stays light
 
-    return load_translator(path, threads=threads)
+    return load_translator(path, threads=threads, draft=draft)
