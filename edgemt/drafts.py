@@ -30,8 +30,8 @@ SURE = 0.4  # the draft model goes on while its choice has this probability (tra
 # Ways to feed twelve tokens. Where the kernels treat every row alike, all give the same logits to the last
 # bit. None begins with one token, for which some kernels have a way of their own: no prompt is so short.
 WAYS = ([12], [2, 1, 1, 1, 1, 6], [3, 4, 5], [5, 1, 2, 4])
-SAFETY, MOST_MARGIN = 32, 0.05  # the margin is so many times the difference seen; a larger one is of no use
-# Where activations are rounded to 8 bits, a last bit can become a whole step of them, and that a logit changed
+SAFETY, MOST_MARGIN = 32, 0.05  # the margin is so many times the difference seen; more is of no use
+# Where activations are rounded to 8 bits, a last bit can become a whole step of them, and that change a logit
 # by 1.0 (SmolLM2-135M): nothing but equal bits will do there.
 FLOATS = ("fp32", "fp16")
 
