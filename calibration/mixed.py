@@ -1,8 +1,8 @@
 """Which products get 8 bits instead of 4: those whose error costs the least to be rid of.
 
-The error that 4 bits (rounded to the nearest) make in the outputs of a product is taken over a few
-texts with the FP32 model. All products' errors are held to be equally bad, so what counts is the squared
-error that a byte more saves.
+The error that 4 bits (rounded to the nearest) make in the outputs of a product, relative to them, is taken
+over a few texts with the FP32 model. It is weighed by how large what its branch adds is beside the stream
+that it is added to: some branches add little. What counts is the squared error that a byte more saves.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ TEXTS = 16  # that the errors are taken over
 
 
 class Sensitivity(NamedTuple):
-    """A product by `weights` values, and the relative error of its outputs where they have 4 bits."""
+    """A product by `weights` values, and the error that 4 bits make, relative to the stream it ends up in."""
 
     product: str
     weights: int
@@ -33,15 +33,38 @@ class Sensitivity(NamedTuple):
 def sensitivities(graphs: GraphSet, texts: Sequence[Sequence[int]], block: int) -> list[Sensitivity]:
     """Of every product but the head, in the graph's order."""
     found: list[Sensitivity] = []
+    branch: list[Sensitivity] = []  # the products since the last sum
+    sums = residual_sums(graphs)
+    layers = Layerwise(graphs, texts[:TEXTS], torch.get_num_threads())
 
     def visit(product: Product, inputs: list[Array]) -> None:
-        weight = np.asarray(graphs.weights[product.weight]).T
+        weight, x = np.asarray(graphs.weights[product.weight]).T, np.concatenate(inputs)
         rounded = unpack(nearest(product.weight, lambda: weight, LOW, block), LOW, weight.shape[1])
-        error = output_error(rounded, weight, np.concatenate(inputs))
-        found.append(Sensitivity(product.node, weight.size, error))
+        branch.append(Sensitivity(product.node, weight.size, output_error(rounded, weight, x)))
+        if name := sums.get(product.node):
+            stream = np.concatenate([text[name].reshape(-1, len(weight)) for text in layers.texts])
+            part = torch.from_numpy(x) @ torch.from_numpy(weight).T
+            whole = (torch.from_numpy(stream) + part).norm(dim=1)
+            share = float((part.norm(dim=1) / whole).mean())
+            found.extend(each._replace(error=each.error * share) for each in branch)
+            branch.clear()
 
-    Layerwise(graphs, texts[:TEXTS], torch.get_num_threads()).run(visit)
-    return found
+    layers.run(visit)
+    return found + branch
+
+
+def residual_sums(graphs: GraphSet) -> dict[str, str]:
+    """Products whose output is added to another tensor of the graph -> that tensor."""
+    made: dict[str, str] = {}  # a product's output, or that with its bias -> the product
+    sums: dict[str, str] = {}
+    for node in graphs.graphs["step"].graph.node:
+        if node.op_type == "MatMul":
+            made[node.output[0]] = node.name
+        elif node.op_type == "Add" and node.input[1] in graphs.weights and node.input[0] in made:
+            made[node.output[0]] = made[node.input[0]]
+        elif node.op_type == "Add" and node.input[1] in made:
+            sums[made[node.input[1]]] = node.input[0]
+    return sums
 
 
 def choose(found: Iterable[Sensitivity], bits: float) -> dict[str, int]:

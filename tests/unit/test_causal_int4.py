@@ -17,7 +17,7 @@ from causal_models import CASES, EOS, VOCABULARY, checkpoint_of, model_of
 from edgemt.bundle import open_bundle
 from edgemt.calibration.gptq import Moments, compensated, output_error, second_moments
 from edgemt.calibration.layerwise import Layerwise
-from edgemt.calibration.mixed import Sensitivity, choose
+from edgemt.calibration.mixed import Sensitivity, choose, sensitivities
 from edgemt.calibration.rounding import compensate, shares
 from edgemt.cli import main
 from edgemt.export.graphs import causal
@@ -84,6 +84,21 @@ def test_the_weights_of_one_piece_are_in_memory_and_each_is_read_once() -> None:
 def test_a_shared_beginning_is_computed_once_and_counts_as_often_as_it_is_there() -> None:
     found = shares([[1, 2, 3, 4], [1, 2, 5], [1, 2], [2]])
     assert [counts.tolist() for counts in found] == [[3, 3, 1, 1], [0, 0, 1], [0, 0], [1]]
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_a_product_is_weighed_by_what_its_branch_adds(kind: str) -> None:
+    graphs = causal.build(checkpoint_of(model_of(kind)), 7, EOS, [])
+    texts = [[3, 5, 8, 13, 21], [3, 5, 9]]
+    before = {each.product: each.error for each in sensitivities(graphs, texts, 32)}
+    assert len(before) == 4 * 3 and all(0 < error < 1 for error in before.values())
+    small = "layers.1.mlp.down_proj"
+    graphs.weights[f"{small}.weight"] = np.asarray(graphs.weights[f"{small}.weight"]) / 1000
+    after = {each.product: each.error for each in sensitivities(graphs, texts, 32)}
+    for part in ("gate_up_proj", "down_proj"):  # the same in themselves, and next to nothing in the stream
+        name = f"layers.1.mlp.{part}.matmul"
+        assert after[name] < before[name] / 100
+    assert after["layers.0.mlp.down_proj.matmul"] == before["layers.0.mlp.down_proj.matmul"]
 
 
 def test_the_budget_goes_to_the_worst_for_their_size() -> None:
