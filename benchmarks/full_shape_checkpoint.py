@@ -40,6 +40,7 @@ COMMON: dict[str, Any] = {
     "rope_theta": 10000.0,
     "tie_word_embeddings": True,
     "torch_dtype": "bfloat16",
+    "transformers_version": "4.56.1",
 }
 SHAPES: dict[str, dict[str, Any]] = {
     "1.8B": {

@@ -207,7 +207,10 @@ def export(request: Request) -> dict[str, Any]:
     }
     with workspace(request.output) as work:
         run = Export(request, work, checkpoint, candidates, canonical, pairs, plan, lowering, stage, report)
-        found = {"fp32": run.write("fp32")} if plan.whole else {}
+        found: dict[str, Path] = {}
+        if plan.whole:
+            with stage("lowering to fp32"):
+                found["fp32"] = run.write("fp32")
         compare_with_torch(run, found.get("fp32"), heldout)
         memory.release()
         spec, factors = None, {}
