@@ -27,12 +27,19 @@ Factors = Mapping[str, NDArray[np.float32]]  # tensor -> what each of its channe
 
 
 class Fold(NamedTuple):
-    """A tensor whose channels may be scaled: channel c is column origin[c] of each of `makers`."""
+    """A tensor whose channels may be scaled: channel c is column origin[c] of each of `makers`.
+
+    What enters down_proj, a product of two activations, has tails that other texts go beyond, so that no
+    range is right for it. SmolLM2-135M, error of the logits over their standard deviation on sentences that
+    were not calibrated on: .27 with those static whose error over the samples was small, .085 with all by
+    rows, and not less with everything else by rows too.
+    """
 
     tensor: str
     reader: str  # weight [channels, N] of the product that takes it
     makers: tuple[str, ...]  # vectors and weights, by their last axis
     origin: NDArray[np.intp]
+    tails: bool = False  # by rows, whatever the samples say
 
 
 def folds(canonical: Canonical) -> Iterator[Fold]:
@@ -68,6 +75,7 @@ def folds(canonical: Canonical) -> Iterator[Fold]:
             f"{feed_forward}.down_proj.weight",
             tuple(name for name in _linear(f"{feed_forward}.gate_up_proj") if name in weights),
             np.arange(width) + width,
+            tails=True,
         )
 
 
@@ -100,7 +108,8 @@ def best_factor(fold: Fold, weight: Array, sample: Sample) -> NDArray[np.float32
             tried.append(factor / np.exp(np.log(factor).mean()))
     errors = [product_errors(product.scaled(factor)) for factor in tried]
     static, by_rows = (int(np.argmin(side)) for side in zip(*errors, strict=True))
-    return tried[static if fits_static(errors[static].static, errors[by_rows].by_rows) else by_rows]
+    fits = not fold.tails and fits_static(errors[static].static, errors[by_rows].by_rows)
+    return tried[static if fits else by_rows]
 
 
 def _shared(values: NDArray[np.float32], group: NDArray[np.intp]) -> NDArray[np.float32]:

@@ -136,8 +136,13 @@ def schemes(canonical: Canonical, errors: dict[str, Errors]) -> dict[str, str]:
 
     The head is in blocks, for the sake of the embedding that shares its table or is as large.
     """
-    by_rows = {node: "rows" for node, error in errors.items() if not fits_static(*error)}
-    products = constant_matmuls(canonical.graphs["step"], canonical.weights)
+    products = list(constant_matmuls(canonical.graphs["step"], canonical.weights))
+    tails = {fold.tensor for fold in folds(canonical) if fold.tails}
+    by_rows = {
+        node.name: "rows"
+        for node, _ in products
+        if node.name in errors and (node.input[0] in tails or not fits_static(*errors[node.name]))
+    }
     return by_rows | {node.name: "blocks" for node, _ in products if node.name not in errors}
 
 

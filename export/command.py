@@ -75,8 +75,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--observer",
         choices=("minmax", "percentile", "mse"),
-        default="percentile",
-        help="default: percentile",
+        help="default: percentile, and minmax for decoder-only models, whose outliers matter",
     )
     parser.add_argument(
         "--rounding",

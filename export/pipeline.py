@@ -55,7 +55,7 @@ class Request:
     calibration: Path | None = None  # None: the checkpoint's calibration.tsv
     calibration_sentences: int | None = None  # None: the family's number
     heldout: Path | None = None  # None: the checkpoint's heldout.tsv
-    observer: str = "percentile"
+    observer: str | None = None  # None: the family's
     rounding: str | None = None  # of INT4's weights: "gptq" | "nearest"; None: "gptq" if there are sentences
     int4_budget: float = 4.0  # bits that INT4's weights in layers may have on average
     kv: str = "fp32"  # "int8": the cache of a decoder-only model is 8 bits
@@ -222,7 +222,7 @@ def export(request: Request) -> dict[str, Any]:
                 found["fp32"],
                 canonical,
                 seen_rows,
-                observer=request.observer,
+                observer=request.observer or family.OBSERVER,
                 threads=request.threads,
                 stage=stage,
             )

@@ -32,6 +32,7 @@ class Family(Protocol):
 
     NAME: str  # the device's name of it
     CANDIDATES: Mapping[str, Sequence[str]]  # precision asked for -> those to try, for INT8 by scheme
+    OBSERVER: str  # of ranges, unless asked for another
     CALIBRATION_SENTENCES: int  # unless asked for another number
 
     def check(self, checkpoint: Checkpoint) -> None:

@@ -25,6 +25,7 @@ CANDIDATES = {
     "int8-static": ("int8-static",),
     "int8-dynamic": ("int8-dynamic",),
 }
+OBSERVER = "percentile"
 CALIBRATION_SENTENCES = 2000
 
 
