@@ -23,6 +23,11 @@ OLDEST_GLIBC = (2, 28)  # of the manylinux_2_28 wheels of numpy, onnxruntime and
 MEMORY = 150_000_000  # bytes: the default bundle's process, with a margin
 DISK = 50_000_000  # bytes: a .edgemt file is unpacked into the temporary folder
 HOT = 80.0  # degrees Celsius: a Pi 5 slows down there
+# A control group's limit of memory, and what it uses: of version 2, and of version 1.
+CGROUPS = (
+    ("memory.max", "memory.current"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+)
 GOVERN = "echo ondemand | sudo tee /sys/devices/system/cpu/cpu*/cpufreq/scaling_governor"
 DOT_PRODUCT = {"asimddp", "avx512_vnni", "avx_vnni", "amx_int8"}  # 8-bit products summed in one instruction
 
@@ -138,10 +143,12 @@ def memory_available(root: Path = ROOT) -> int | None:
     """Bytes this process may still take: what the system, its control group and its own limit leave."""
     lines = read(root, "proc/meminfo") or ""
     found = [int(n) * 1024 for n in re.findall(r"^MemAvailable:\s*(\d+) kB", lines, re.MULTILINE)]
-    highest = (read(root, "sys/fs/cgroup/memory.max") or "").strip()
-    current = (read(root, "sys/fs/cgroup/memory.current") or "").strip()
-    if highest.isdigit() and current.isdigit():
-        found.append(max(0, int(highest) - int(current)))
+    for highest, current in CGROUPS:  # cached files are given back when memory is asked for
+        most, used = ((read(root, f"sys/fs/cgroup/{name}") or "").strip() for name in (highest, current))
+        if most.isdigit() and used.isdigit():
+            told = read(root, f"sys/fs/cgroup/{Path(highest).with_name('memory.stat')}") or ""
+            cached = re.search(r"^(?:total_)?inactive_file (\d+)$", told, re.MULTILINE)
+            found.append(max(0, int(most) - int(used) + (int(cached[1]) if cached else 0)))
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     if limit != resource.RLIM_INFINITY:
         found.append(limit)

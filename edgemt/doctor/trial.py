@@ -109,6 +109,8 @@ def imports() -> Iterator[tuple[str, Callable[[], Event]]]:
     except ImportError:
         return  # numpy is missing, which was said
     for name, module in RUNTIMES.items():
+        if name == "cloud":  # ONNX Runtime again, on a server
+            continue
         yield name, lambda name=name, module=module: load(module, name)
 
 

@@ -96,6 +96,23 @@ def test_seven_billion_weights_fit_into_24_gb_in_parts() -> None:
     assert not plan.parts and plan.whole  # HY-MT1.5-1.8B: all at once, gate included
 
 
+def test_a_control_group_limits_memory_but_not_by_what_it_has_cached(tmp_path: Path) -> None:
+    def told(**files: str) -> int | None:
+        for name, text in files.items():
+            path = tmp_path / name.replace("__", "/").replace("_of_", ".")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        return memory_available(tmp_path)
+
+    group = "sys__fs__cgroup__"
+    assert told(proc__meminfo="MemAvailable: 8000000 kB\n") == 8_192_000_000
+    limited = {f"{group}memory_of_max": "4000\n", f"{group}memory_of_current": "3000\n"}
+    assert told(**limited) == 1000
+    assert told(**{f"{group}memory_of_stat": "inactive_anon 7\ninactive_file 2000\n"}) == 3000
+    first = f"{group}memory__memory_of_"
+    assert told(**{f"{first}limit_in_bytes": "500\n", f"{first}usage_in_bytes": "400\n"}) == 100
+
+
 def test_a_disk_too_small_is_told(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
