@@ -83,6 +83,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="of 4-bit weights: gptq (default, if there are sentences to calibrate on) makes up for errors",
     )
     parser.add_argument(
+        "--int4-block",
+        type=int,
+        choices=(32, 64, 128),
+        help="weights of INT4 that share a scale: fewer are nearer to FP32, more are faster (default: 32)",
+    )
+    parser.add_argument(
         "--int4-budget",
         type=float,
         default=4.0,
@@ -130,7 +136,9 @@ def run(args: argparse.Namespace) -> int:
 
     from edgemt.export.pipeline import Request, export
 
-    fields: dict[str, Any] = {k: v for k, v in vars(args).items() if k in Request.__dataclass_fields__}
+    fields: dict[str, Any] = {
+        k: v for k, v in vars(args).items() if k in Request.__dataclass_fields__ and v is not None
+    }
     fields |= {"precision": args.precision or "int8", "command": _command(sys.argv[1:])}
     report = export(Request(**fields))
     print(summary(report, args.output))

@@ -30,6 +30,7 @@ from edgemt.export.report import write_report
 from edgemt.export.rounding import round_weights
 from edgemt.export.rows import Row
 from edgemt.export.targets import PLAIN, Calibrated, Target, check_target, target
+from edgemt.export.targets.weight_only import BLOCK
 from edgemt.export.workspace import ARCHIVE, check_output, publish, workspace
 from edgemt.translator import Translator
 
@@ -57,6 +58,7 @@ class Request:
     heldout: Path | None = None  # None: the checkpoint's heldout.tsv
     observer: str | None = None  # None: the family's
     rounding: str | None = None  # of INT4's weights: "gptq" | "nearest"; None: "gptq" if there are sentences
+    int4_block: int = BLOCK  # of INT4's weights, that share a scale
     int4_budget: float = 4.0  # bits that INT4's weights in layers may have on average
     kv: str = "fp32"  # "int8": the cache of a decoder-only model is 8 bits
     max_bleu_drop: float = 0.5

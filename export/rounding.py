@@ -14,8 +14,7 @@ from edgemt.export.bundles import write_bundle
 from edgemt.export.families import family_of
 from edgemt.export.graphs.graphset import GraphSet
 from edgemt.export.rows import Row
-from edgemt.export.targets import PLAIN, Calibrated
-from edgemt.export.targets.weight_only import BLOCK
+from edgemt.export.targets import Calibrated
 from edgemt.family import Family
 from edgemt.translator import open_family
 
@@ -30,24 +29,24 @@ def round_weights(run: Export, rows: list[Row]) -> Calibrated:
 
     Raises UsageError if GPTQ was asked for and there are no rows.
     """
-    asked = run.request.rounding
+    asked, block = run.request.rounding, run.request.int4_block
     if asked == "gptq" and not rows:
         raise UsageError(f"{NO_ROWS}; give some with --calibration FILE, or leave out --rounding")
     if asked == "nearest" or not rows:
         why = "as asked" if asked else NO_ROWS
         print(f"edgemt export: 4-bit weights are rounded to the nearest ({why})", file=sys.stderr)
         run.report["rounding"] = {"method": "nearest", "why": why}
-        return PLAIN
+        return Calibrated(block=block)
     most = run.request.calibration_sentences or family_of(run.checkpoint).CALIBRATION_SENTENCES
     rows = tables.interleaved(rows, most)
     with run.stage(f"rounding weights over {len(rows)} sentences"):
         texts = answered(tokenizer(run), run.canonical.model, rows)
         bits: dict[str, int] = {}
         if run.request.int4_budget > LOW:
-            bits = choose(sensitivities(run.canonical, texts, BLOCK), run.request.int4_budget)
-        found = compensate(run.canonical, texts, bits, BLOCK)
+            bits = choose(sensitivities(run.canonical, texts, block), run.request.int4_budget)
+        found = compensate(run.canonical, texts, bits, block)
     run.report["rounding"] = {**found.to_json(), "sentences_sha256": tables.sha256(rows)}
-    return Calibrated(rounding=found.rounding, bits=bits)
+    return Calibrated(rounding=found.rounding, bits=bits, block=block)
 
 
 def tokenizer(run: Export) -> Family:

@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol, cast
 
 from edgemt.errors import UsageError
 from edgemt.export.graphs.graphset import Canonical, GraphSet, Layer
-from edgemt.export.targets.weight_only import Rounding, nearest
+from edgemt.export.targets.weight_only import BLOCK, Rounding, nearest
 from edgemt.runtimes.protocol import StateSpec
 
 TARGETS = {"onnxruntime": "edgemt.export.targets.onnxruntime", "cloud": "edgemt.export.targets.cloud"}
@@ -25,6 +25,7 @@ class Calibrated:
     canonical: Canonical | None = None  # to lower instead: its outliers are folded away
     rounding: Rounding = nearest  # of weights in blocks
     bits: Mapping[str, int] = field(default_factory=dict)  # node -> bits, where not the precision's own
+    block: int = BLOCK  # weights that share a scale, in INT4
 
 
 PLAIN = Calibrated()

@@ -37,7 +37,7 @@ def lower(canonical: Canonical, precision: str, found: Calibrated = PLAIN) -> Lo
     elif precision == "int8-dynamic":
         graphs = Quantizer(graphs, WEIGHTS).run()
     elif precision == "int4":
-        graphs = to_blocks(graphs, 4, found.bits, rounding=found.rounding)
+        graphs = to_blocks(graphs, 4, found.bits, found.block, found.rounding)
     lowered = add_heads(graphs, canonical.model.suppress, canonical.model.vocab_size)
     if (
         precision != "fp16" and "encoder" in graphs.graphs
