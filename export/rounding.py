@@ -19,7 +19,7 @@ from edgemt.family import Family
 from edgemt.translator import open_family
 
 if TYPE_CHECKING:
-    from edgemt.export.pipeline import Export
+    from edgemt.export.run import Export
 
 NO_ROWS = "there are no sentences to round over"
 
