@@ -16,7 +16,7 @@ import torch
 from edgemt.calibration.gptq import output_error
 from edgemt.calibration.layerwise import Layerwise, Product
 from edgemt.export.graphs.graphset import Array, GraphSet
-from edgemt.export.targets.weight_only import nearest, unpack
+from edgemt.export.targets.weight_only import block_of, nearest, unpack
 
 LOW, HIGH = 4, 8  # bits
 TEXTS = 16  # that the errors are taken over
@@ -39,7 +39,11 @@ def sensitivities(graphs: GraphSet, texts: Sequence[Sequence[int]], block: int) 
 
     def visit(product: Product, inputs: list[Array]) -> None:
         weight, x = np.asarray(graphs.weights[product.weight]).T, np.concatenate(inputs)
-        rounded = unpack(nearest(product.weight, lambda: weight, LOW, block), LOW, weight.shape[1])
+        rounded = unpack(
+            nearest(product.weight, lambda: weight, LOW, block_of(weight.shape[1], block)),
+            LOW,
+            weight.shape[1],
+        )
         branch.append(Sensitivity(product.node, weight.size, output_error(rounded, weight, x)))
         if name := sums.get(product.node):
             stream = np.concatenate([text[name].reshape(-1, len(weight)) for text in layers.texts])

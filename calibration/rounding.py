@@ -19,7 +19,7 @@ from edgemt.calibration.gptq import Moments, compensated, output_error, second_m
 from edgemt.calibration.layerwise import Layerwise, Product
 from edgemt.export.graphs.graphset import Array, GraphSet
 from edgemt.export.rows import Row
-from edgemt.export.targets.weight_only import Blocks, nearest, unpack
+from edgemt.export.targets.weight_only import Blocks, block_of, nearest, unpack
 from edgemt.family import Family, Request
 from edgemt.manifest import Model
 
@@ -73,9 +73,9 @@ def compensate(
     def visit(product: Product, inputs: list[Array]) -> Array:
         weight = np.asarray(graphs.weights[product.weight]).T
         weighed = (x[root > 0] * root[root > 0, None] for x, root in zip(inputs, roots, strict=True))
-        moments = Moments(second_moments(weighed), block, product.node)
-        wanted = bits.get(product.node, 4)
-        plain = nearest(product.weight, lambda: weight, wanted, block)
+        size, wanted = block_of(weight.shape[1], block), bits.get(product.node, 4)
+        moments = Moments(second_moments(weighed), size, product.node)
+        plain = nearest(product.weight, lambda: weight, wanted, size)
         found = compensated(weight, moments, wanted)
         some = spread(inputs)
         error, before = (

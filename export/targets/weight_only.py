@@ -40,6 +40,13 @@ class Blocks(NamedTuple):
 Rounding = Callable[[str, Callable[[], Array], int, int], Blocks]
 
 
+def block_of(columns: int, block: int) -> int:
+    """The size of blocks along `columns`: `block`, halved until whole ones fill them, down to BLOCK."""
+    while block > BLOCK and columns % block:
+        block //= 2
+    return block
+
+
 def nearest(name: str, load: Callable[[], Array], bits: int, block: int) -> Blocks:
     """Round to nearest; a block of 4 bits gets the scale of least squared error among a few."""
     weight = load()
@@ -156,7 +163,7 @@ class _Rewriter:
             transposed = node.input[1] != name  # a table [N, K] behind a Transpose: the head
             bits = TABLE_BITS if transposed else self.bits.get(node.name, self.default)
             rows, columns = self.weights[name].shape if transposed else self.weights[name].shape[::-1]
-            self.quantise(name, bits, self.block, transposed)
+            self.quantise(name, bits, block_of(columns, self.block), transposed)
             self.product(model, node, name, bits, rows, columns)
         tables = {name for node, name in products if name in self.done}
         for node in [node for node in model.graph.node if node.op_type == "Gather"]:
@@ -202,7 +209,7 @@ class _Rewriter:
                 K=columns,
                 N=rows,
                 bits=bits,
-                block_size=self.block,
+                block_size=block_of(columns, self.block),
                 accuracy_level=LEVEL,
             )
         )

@@ -9,11 +9,13 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from causal_fixtures import causal_config, clinical_pairs, write_causal_data
 from causal_models import CASES, EOS, VOCABULARY, checkpoint_of, model_of
 
+import edgemt
 from edgemt.bundle import open_bundle
 from edgemt.calibration.gptq import Moments, compensated, output_error, second_moments
 from edgemt.calibration.layerwise import Layerwise
@@ -164,3 +166,16 @@ def test_without_sentences_weights_are_rounded_to_the_nearest_and_it_says_so(
     assert main(["export", str(checkpoint), "--int4", *LENIENT, "-o", str(out)]) == 0
     assert "rounded to the nearest (there are no sentences" in capsys.readouterr().err
     assert open_bundle(out).manifest.provenance["rounding"]["method"] == "nearest"
+
+
+def test_blocks_are_as_large_as_asked_where_whole_ones_fill_a_row(checkpoint: Path, tmp_path: Path) -> None:
+    out = tmp_path / "bundle"
+    assert main(["export", str(checkpoint), "--int4", "--int4-block", "128", *LENIENT, "-o", str(out)]) == 0
+    nodes = onnx.load(str(out / "step.onnx"), load_external_data=False).graph.node
+    attributes = [
+        {each.name: each.i for each in node.attribute} for node in nodes if node.op_type == "MatMulNBits"
+    ]
+    sizes = {(each["K"], each["block_size"]) for each in attributes}
+    assert all(columns % size == 0 or size == 32 for columns, size in sizes)
+    assert max(size for _, size in sizes) > 32
+    assert edgemt.load(out).translate(clinical_pairs(1).texts[0][0], source_lang="zh").strip()
