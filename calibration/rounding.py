@@ -73,7 +73,8 @@ def compensate(
     def visit(product: Product, inputs: list[Array]) -> Array:
         weight = np.asarray(graphs.weights[product.weight]).T
         weighed = (x[root > 0] * root[root > 0, None] for x, root in zip(inputs, roots, strict=True))
-        size, wanted = block_of(weight.shape[1], block), bits.get(product.node, 4)
+        wanted = bits.get(product.node, 4)
+        size = block_of(weight.shape[1], wanted, block)
         moments = Moments(second_moments(weighed), size, product.node)
         plain = nearest(product.weight, lambda: weight, wanted, size)
         found = compensated(weight, moments, wanted)

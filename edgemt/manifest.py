@@ -53,7 +53,7 @@ class Manifest:
     family: str  # "seq2seq" (one encoder graph, one step graph), "causal" (one step graph)
     languages: list[list[str]]  # [["zh", "en"], …]: pairs it translates
     target: str  # "onnxruntime"
-    precision: str  # "int8-static" | "int8-dynamic" | "int4" | "fp32" | "fp16"
+    precision: str  # "int8-static" | "int8-dynamic" | "int8-blocks" | "int4" | "fp32" | "fp16"
     graphs: dict[str, Graph]  # role -> graph
     states: list[StateSpec]
     model: Model

@@ -49,9 +49,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--scheme",
-        choices=("auto", "static", "dynamic"),
+        choices=("auto", "static", "dynamic", "blocks"),
         default="auto",
-        help="INT8 activations by calibrated ranges or per call; auto takes the faster that passes the gate",
+        help="INT8 activations by calibrated ranges (static), per call (dynamic) or, in decoder-only models, "
+        "per block as they are multiplied (blocks); auto takes the fastest that passes the gate",
     )
     parser.add_argument(
         "--calibration",

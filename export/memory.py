@@ -28,6 +28,7 @@ BYTES = {
     "fp16": (2.0, 2.0),
     "int8-static": (1.01, 1.13),
     "int8-dynamic": (1.01, 1.13),
+    "int8-blocks": (1.04, 1.13),
     "int4": (0.66, 1.13),  # 4 bits, and a scale for 32 of them; some layers have 8
 }
 MORE = "close other programs, or export on a machine with more memory"

@@ -38,7 +38,7 @@ class Request:
     )
     base: Path | None = None  # None: what the adapter names, if the checkpoint is one
     precision: str = "int8"  # "int8" | "int4" | "fp32" | "fp16"
-    scheme: str = "auto"  # of INT8: "auto" | "static" | "dynamic"
+    scheme: str = "auto"  # of INT8: "auto" | "static" | "dynamic" | "blocks"
     target: str = "onnxruntime"
     calibration: Path | None = None  # None: the checkpoint's calibration.tsv
     calibration_sentences: int | None = None  # None: the family's number
@@ -66,8 +66,8 @@ class Request:
                 raise UsageError(
                     "--kv int8 is for decoder-only models in --fp32, --int8 or --int4; leave it out"
                 )
-        if asked == "int8-dynamic" and "int8-static" in family.CANDIDATES and asked not in family.CANDIDATES:
-            raise UsageError(f"a {family.NAME} model's INT8 has no --scheme dynamic; leave it to auto")
+        if self.precision == "int8" and "int8-auto" in family.CANDIDATES and asked not in family.CANDIDATES:
+            raise UsageError(f"a {family.NAME} model's INT8 has no --scheme {self.scheme}; leave it to auto")
         if asked not in family.CANDIDATES:
             known = " or ".join(dict.fromkeys(f"--{name.split('-')[0]}" for name in family.CANDIDATES))
             raise UsageError(f"a {family.NAME} model is exported with {known}; --{self.precision} is not one")

@@ -23,8 +23,9 @@ CANDIDATES = {
     "fp16": ("fp16",),
     "fp32-kv8": ("fp32-kv8",),  # with a cache of 8 bits
     "int4": ("int4",),
-    "int8-auto": ("int8-static",),
+    "int8-auto": ("int8-static", "int8-blocks"),
     "int8-static": ("int8-static",),
+    "int8-blocks": ("int8-blocks",),
 }
 OBSERVER = "minmax"  # what a percentile cuts off is the sink, which every later token looks at
 CALIBRATION_SENTENCES = 128  # in FP32 a model of 1.5 B decodes three tokens a second

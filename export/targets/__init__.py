@@ -48,7 +48,7 @@ class Target(Protocol):
         ...
 
     def lower(self, canonical: Canonical, precision: str, found: Calibrated = PLAIN) -> Lowered:
-        """Lower to "fp32", "fp16", "int8-static", "int8-dynamic" or "int4"."""
+        """Lower to "fp32", "fp16", "int8-static", "int8-dynamic", "int8-blocks" or "int4"."""
         ...
 
 

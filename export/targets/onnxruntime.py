@@ -26,7 +26,7 @@ WEIGHTS = S8_PAIRED
 
 
 def lower(canonical: Canonical, precision: str, found: Calibrated = PLAIN) -> Lowered:
-    """Lower to "fp32", "fp16", "int8-static" (which takes ranges), "int8-dynamic" or "int4"."""
+    """Lower to "fp32", "fp16", "int8-static" (takes ranges), "int8-dynamic", "int8-blocks" or "int4"."""
     graphs: GraphSet = canonical
     if precision == "fp16":
         graphs = to_float16(graphs)
@@ -36,6 +36,8 @@ def lower(canonical: Canonical, precision: str, found: Calibrated = PLAIN) -> Lo
         graphs = Quantizer(graphs, WEIGHTS, found.ranges, some["rows"]).run()
     elif precision == "int8-dynamic":
         graphs = Quantizer(graphs, WEIGHTS).run()
+    elif precision == "int8-blocks":
+        graphs = to_blocks(graphs, 8)
     elif precision == "int4":
         graphs = to_blocks(graphs, 4, found.bits, found.block, found.rounding)
     lowered = add_heads(graphs, canonical.model.suppress, canonical.model.vocab_size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -52,7 +53,7 @@ def bytewise(
 @pytest.fixture(scope="module")
 def bundle(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("int8") / "bundle"
-    assert main(["export", str(checkpoint), "--int8", *LENIENT, "-o", str(out)]) == 0
+    assert main(["export", str(checkpoint), "--scheme", "static", *LENIENT, "-o", str(out)]) == 0
     return out
 
 
@@ -236,6 +237,21 @@ def test_it_says_what_it_has_learnt(bundle: Path) -> None:
     counted = {kind: count for kind, count in report["products"].items() if kind in told}
     assert told == counted and told["static"] > told["rows"]
     assert Counter(quant["schemes"].values()) == Counter(told) - Counter(static=told["static"])
+
+
+def test_blocks_of_8_bits_stand_beside_static_ranges(checkpoint: Path, tmp_path: Path) -> None:
+    assert main(["export", str(checkpoint), "--int8", *LENIENT, "-o", str(tmp_path / "auto")]) == 0
+    report = json.loads((tmp_path / "auto" / "report.json").read_text())
+    assert set(report["variants"]) == {"fp32", "int8-static", "int8-blocks"}
+    assert report["chosen"] == open_bundle(tmp_path / "auto").manifest.precision != "fp32"
+    alone = shutil.copytree(checkpoint, tmp_path / "alone")
+    (alone / "calibration.tsv").unlink()
+    assert main(["export", str(alone), "--scheme", "blocks", *LENIENT, "-o", str(tmp_path / "blocks")]) == 0
+    manifest = open_bundle(tmp_path / "blocks").manifest
+    assert manifest.precision == "int8-blocks"
+    assert {layer["precision"] for layer in manifest.layers if layer["op"] == "MatMul"} == {"int8"}
+    right, lines = lines_known(tmp_path / "blocks")
+    assert right >= lines - 1
 
 
 def test_it_says_it_from_a_cache_of_bytes(bytewise: Path) -> None:
