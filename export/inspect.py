@@ -47,7 +47,7 @@ def shares(checkpoint: Checkpoint, attribute: str) -> dict[str, dict[str, int]]:
         share = found.setdefault(getattr(weight, attribute), {"tensors": 0, "parameters": 0, "bytes": 0})
         share["tensors"] += 1
         share["parameters"] += weight.size
-        share["bytes"] += weight.size * weight.itemsize
+        share["bytes"] += weight.nbytes
     return found
 
 

@@ -105,8 +105,9 @@ def read_tokenizer(directory: Path, gguf: str | None = None) -> PreTrainedTokeni
             directory, local_files_only=True, trust_remote_code=False, **({"gguf_file": gguf} if gguf else {})
         )
     except Exception as error:  # the files are foreign: their contents decide what is raised
+        cure = "put the checkpoint's own tokenizer files beside it" if gguf else "copy it again"
         raise UsageError(
-            f"the tokenizer in {directory} cannot be read ({first_line(error)}); copy it again"
+            f"the tokenizer in {directory / (gguf or '')} cannot be read ({first_line(error)}); {cure}"
         ) from None
 
 

@@ -25,17 +25,19 @@ class Stored:
     """One weight that is not read yet; made by `of_file`, `of_tensor`, `joined` or `computed`."""
 
     shape: tuple[int, ...]
-    dtype: str  # as stored: "float16", "bfloat16", "float32"
+    dtype: str  # as stored: "float16", "bfloat16", "float32"; GGUF's own names: "Q4_K"
     source: str  # "FP32 master in optimizer.bin", "model.safetensors": told by inspect, kept in provenance
     pieces: Callable[[], Iterator[Array]]  # its values in row-major order, flat, at most PIECE at a time
+    packed: int = 0  # bytes in the file, where the type does not say
 
     @property
     def size(self) -> int:
         return math.prod(self.shape)
 
     @property
-    def itemsize(self) -> int:
-        return getattr(torch, self.dtype).itemsize
+    def nbytes(self) -> int:
+        """As stored."""
+        return self.packed or self.size * getattr(torch, self.dtype).itemsize
 
     def load(self) -> Array:
         """All its values, read now; nothing is kept."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import gguf
@@ -10,6 +11,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from edgemt.cli import main
 from edgemt.errors import EdgemtError
 from edgemt.export.checkpoints.read import open_checkpoint
 
@@ -112,6 +114,16 @@ def test_transformers_reads_the_same_weights(tmp_path: Path) -> None:
     state = model.state_dict()
     for name, stored in open_checkpoint(tmp_path / "model.gguf").stored.items():
         np.testing.assert_array_equal(stored.load(), state[name].numpy(), err_msg=name)
+
+
+def test_inspect_tells_the_types_of_the_file_and_their_bytes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "model.gguf", "qwen2")
+    assert main(["inspect", str(tmp_path / "model.gguf"), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    share = facts["dtypes"]["Q8_0"]
+    assert share["bytes"] == share["parameters"] * 34 // 32 and facts["form"] == "GGUF"
 
 
 def test_what_is_wrong_is_one_sentence(tmp_path: Path) -> None:

@@ -163,4 +163,4 @@ def _stored(path: Path, tensor: Any, heads: int) -> Stored:
                     piece = piece.reshape(step // 2, 2, columns).swapaxes(0, 1)
                 yield piece.reshape(-1)
 
-    return Stored(shape, kind.name, f"{kind.name} in {path.name}", pieces)
+    return Stored(shape, kind.name, f"{kind.name} in {path.name}", pieces, int(tensor.n_bytes))
