@@ -193,8 +193,8 @@ def vocabulary(bundle: Bundle) -> tuple[dict[str, int], int]:
 def margin(program: Program, model: Numbers) -> float:
     """How far ahead (in log-probability) a token must be for a step of several to decide on it.
 
-    0 where such steps give the same bits as steps of one token: 4-bit bundles on x86 with VNNI. Without VNNI
-    the kernel of 4-bit products is another for one row, and on ARM a softmax adds up in another order.
+    0 where such steps give the same bits as steps of one token: 4-bit bundles on x86 with VNNI and on a
+    Cortex-A76. Without VNNI the kernel of 4-bit products is another for one row.
     """
     ids = np.random.default_rng(0).integers(0, model.vocab_size, (1, sum(WAYS[0]))).astype(np.int32)
     found = [_logits(program, ids, way) for way in WAYS]

@@ -19,7 +19,8 @@ from edgemt.manifest import Manifest
 OF_CHECKPOINTS = "edgemt.export.inspect"
 # How names end in a folder that is a checkpoint, and the name of a file that is one.
 CHECKPOINT_NAMES = (
-    "config.json", ".safetensors", "model.bin", ".index.json", ".pt", ".pth", ".ckpt", ".tar", ".gguf", "latest",
+    "config.json", ".safetensors", "model.bin", ".index.json", ".pt", ".pth", ".ckpt", ".tar", ".gguf",
+    "latest",
 )  # fmt: skip
 
 

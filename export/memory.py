@@ -21,7 +21,9 @@ from edgemt.export.checkpoints.read import Checkpoint
 from edgemt.export.depth import LAYER
 
 BASE = 450_000_000  # bytes: Python, torch, transformers and ONNX Runtime, before any weight
-MARGIN = 1.1  # on what is worked out: allocators and what a step computes
+# On what is worked out: allocators and what a step computes. At HY-MT 1.8B's full shape 8.6 GB were worked out
+# for the comparison with torch and 10.6 GB were used.
+MARGIN = 1.25
 # Bytes a weight takes once it is lowered: in the layers, and in embedding and head.
 BYTES = {
     "fp32": (4.0, 4.0),

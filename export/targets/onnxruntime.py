@@ -11,6 +11,7 @@ from edgemt.export.graphs.graphset import Canonical, GraphSet, Layer, constant_m
 from edgemt.export.targets import PLAIN, Calibrated, Lowered
 from edgemt.export.targets.float16 import to_float16
 from edgemt.export.targets.greedy import add_greedy
+from edgemt.export.targets.ordered import order_sums
 from edgemt.export.targets.quantize import S8_PAIRED, Quantizer, activations
 from edgemt.export.targets.weight_only import EMBEDDING, bits_of, to_blocks
 
@@ -23,6 +24,9 @@ SUPPRESSED = np.float32(-30000)  # within FP16
 # bits by the scale, at no cost in time and almost none in accuracy (relative error of the logits of a random
 # model .083 against .078; .112 with seven bits).
 WEIGHTS = S8_PAIRED
+
+# Of decoder-only models: a step of several tokens is to give what steps of one give, to the last bit.
+EXACT = ("int8-static", "int8-blocks", "int4")
 
 
 def lower(canonical: Canonical, precision: str, found: Calibrated = PLAIN) -> Lowered:
@@ -40,6 +44,8 @@ def lower(canonical: Canonical, precision: str, found: Calibrated = PLAIN) -> Lo
         graphs = to_blocks(graphs, 8)
     elif precision == "int4":
         graphs = to_blocks(graphs, 4, found.bits, found.block, found.rounding)
+    if "encoder" not in graphs.graphs and precision in EXACT:
+        graphs = order_sums(graphs)
     lowered = add_heads(graphs, canonical.model.suppress, canonical.model.vocab_size)
     if (
         precision != "fp16" and "encoder" in graphs.graphs

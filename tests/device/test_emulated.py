@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from causal_bundles import write_bundle
 
 from edgemt.bundle import MANIFEST, read_manifest
 from edgemt.export.rows import Row
@@ -25,6 +26,12 @@ UNIT_SLOW = [
 # Most that the logits of two tokens may be apart where ARM prefers one and x86 the other. Seen over 338
 # sentences: 0.155, in the median 0.02; INT8 itself moves logits by up to 0.54. A wider gap is no rounding.
 NEAR = 0.3
+MARGIN = """
+import sys, pathlib
+from edgemt import bundle, drafts, runtimes
+opened = bundle.open_bundle(pathlib.Path(sys.argv[1]))
+print(drafts.margin(runtimes.open_program(opened.directory, opened.manifest), opened.manifest.model))
+"""
 
 
 def test_the_default_bundle_places_terms_in_a_well_formed_sentence(default_bundle: Path) -> None:
@@ -49,6 +56,15 @@ def unit_tests(name: str) -> subprocess.CompletedProcess[bytes]:
 def test_the_unit_tests_pass(name: str) -> None:
     done = unit_tests(name)
     assert done.returncode == 0, done.stdout.decode()[-3000:] + done.stderr.decode()[-1000:]
+
+
+@pytest.mark.parametrize("kind", ["hunyuan_v1_dense", "qwen2"])
+def test_a_four_bit_step_of_any_width_gives_the_same_bits(kind: str, tmp_path: Path) -> None:
+    """So that a draft can be verified there: see edgemt/drafts.py."""
+    bundle = write_bundle(tmp_path / "bundle", kind, "int4")
+    done = emulate.run(["-c", MARGIN, bundle])
+    assert done.returncode == 0, done.stderr.decode()
+    assert float(done.stdout) == 0.0
 
 
 @pytest.mark.parametrize("number", [24, pytest.param(200, marks=pytest.mark.slow)])
