@@ -19,11 +19,12 @@ from edgemt.calibration.gptq import Moments, compensated, output_error, second_m
 from edgemt.calibration.layerwise import Layerwise, Product
 from edgemt.export.graphs.graphset import Array, GraphSet
 from edgemt.export.rows import Row
-from edgemt.export.targets.weight_only import Blocks, block_of, nearest, unpack
+from edgemt.export.targets.weight_only import BLOCK, Blocks, block_of, nearest, unpack
 from edgemt.family import Family, Request
 from edgemt.manifest import Model
 
 SAMPLE = 512  # tokens over which errors are told
+LOW = 4  # bits, but for what `bits` names
 
 
 class Result(NamedTuple):
@@ -73,8 +74,8 @@ def compensate(
     def visit(product: Product, inputs: list[Array]) -> Array:
         weight = np.asarray(graphs.weights[product.weight]).T
         weighed = (x[root > 0] * root[root > 0, None] for x, root in zip(inputs, roots, strict=True))
-        wanted = bits.get(product.node, 4)
-        size = block_of(weight.shape[1], wanted, block)
+        wanted = bits.get(product.node, LOW)
+        size = block_of(weight.shape[1], block if wanted == LOW else BLOCK)
         moments = Moments(second_moments(weighed), size, product.node)
         plain = nearest(product.weight, lambda: weight, wanted, size)
         found = compensated(weight, moments, wanted)

@@ -13,7 +13,7 @@ from edgemt.export.targets.float16 import to_float16
 from edgemt.export.targets.greedy import add_greedy
 from edgemt.export.targets.ordered import order_sums
 from edgemt.export.targets.quantize import S8_PAIRED, Quantizer, activations
-from edgemt.export.targets.weight_only import EMBEDDING, bits_of, to_blocks
+from edgemt.export.targets.weight_only import BLOCK8, EMBEDDING, bits_of, to_blocks
 
 __all__ = ["activations", "lower"]
 
@@ -41,7 +41,7 @@ def lower(canonical: Canonical, precision: str, found: Calibrated = PLAIN) -> Lo
     elif precision == "int8-dynamic":
         graphs = Quantizer(graphs, WEIGHTS).run()
     elif precision == "int8-blocks":
-        graphs = to_blocks(graphs, 8)
+        graphs = to_blocks(graphs, 8, block=BLOCK8)
     elif precision == "int4":
         graphs = to_blocks(graphs, 4, found.bits, found.block, found.rounding)
     if "encoder" not in graphs.graphs and precision in EXACT:

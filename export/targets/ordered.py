@@ -16,7 +16,8 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from edgemt.export.graphs.graphset import GraphSet
 
 ROLE, SLOTS = "step", "self_bias"  # [.., past + width] of this input: one slot of each row's scores
-ONES = "ordered.ones"  # [slots, 1]
+ONES = "ordered.ones"  # [slots, COLUMNS]
+COLUMNS = 16  # all alike: for a product with one column ONNX Runtime on x86 has kernels that differ by rows
 
 
 def order_sums(graphs: GraphSet) -> GraphSet:
@@ -49,6 +50,8 @@ def order_sums(graphs: GraphSet) -> GraphSet:
     graph.initializer.extend(
         [
             numpy_helper.from_array(np.array([-1], np.int64), "ordered.last"),
+            numpy_helper.from_array(np.array([COLUMNS], np.int64), "ordered.columns"),
+            numpy_helper.from_array(np.array([0], np.int64), "ordered.zero"),
             numpy_helper.from_array(np.array([1], np.int64), "ordered.one"),
         ]
     )
@@ -58,7 +61,7 @@ def order_sums(graphs: GraphSet) -> GraphSet:
 def ones() -> Iterator[NodeProto]:
     yield helper.make_node("Shape", [SLOTS], ["ordered.slots"], "ordered.slots", start=-1)
     yield helper.make_node(
-        "Concat", ["ordered.slots", "ordered.one"], ["ordered.shape"], "ordered.shape", axis=0
+        "Concat", ["ordered.slots", "ordered.columns"], ["ordered.shape"], "ordered.shape", axis=0
     )
     one = helper.make_tensor("one", TensorProto.FLOAT, [1], [1.0])
     yield helper.make_node("ConstantOfShape", ["ordered.shape"], [ONES], ONES, value=one)
@@ -71,4 +74,6 @@ def exponentials(softmax: NodeProto) -> Iterator[NodeProto]:
     yield helper.make_node("ReduceMax", [scores, "ordered.last"], [largest], largest, keepdims=1)
     yield helper.make_node("Sub", [scores, largest], [shifted], shifted)
     yield helper.make_node("Exp", [shifted], [output], output)
-    yield helper.make_node("MatMul", [output, ONES], [f"{output}.sum"], f"{output}.sum")
+    sums, first = f"{output}.sums", ["ordered.zero", "ordered.one", "ordered.last"]
+    yield helper.make_node("MatMul", [output, ONES], [sums], sums)
+    yield helper.make_node("Slice", [sums, *first], [f"{output}.sum"], f"{output}.sum")

@@ -21,8 +21,9 @@ from edgemt.export.graphs.graphset import Array, GraphSet, constant_matmuls, ini
 
 MICROSOFT = "com.microsoft"
 BLOCK = 32  # along K
-# Of 8-bit weights: a scale for 128 costs no accuracy there, and took .73 of the time of one for 32 (a product
-# of one row by [1536, 8960]; onnxruntime 1.28, AVX512-VNNI).
+# Where all weights have 8 bits: a scale for 128 costs no accuracy, and took .73 of the time of one for 32 (a
+# product of one row by [1536, 8960]; onnxruntime 1.28, AVX512-VNNI). Beside 4-bit weights 8-bit ones stay at
+# 32: with larger blocks that kernel gives one row other last bits than several, and no draft could be verified.
 BLOCK8 = 128
 LEVEL = 4  # 8-bit integer products
 TABLE_BITS = 8  # of embedding and head
@@ -43,12 +44,8 @@ class Blocks(NamedTuple):
 Rounding = Callable[[str, Callable[[], Array], int, int], Blocks]
 
 
-def block_of(columns: int, bits: int, block: int) -> int:
-    """The size of blocks along `columns`: `block`, halved until whole ones fill them, down to BLOCK.
-
-    Weights of 8 bits begin with BLOCK8.
-    """
-    block = BLOCK8 if bits == 8 else block
+def block_of(columns: int, block: int) -> int:
+    """The size of blocks along `columns`: `block`, halved until whole ones fill them, down to BLOCK."""
     while block > BLOCK and columns % block:
         block //= 2
     return block
@@ -170,8 +167,9 @@ class _Rewriter:
             transposed = node.input[1] != name  # a table [N, K] behind a Transpose: the head
             bits = TABLE_BITS if transposed else self.bits.get(node.name, self.default)
             rows, columns = self.weights[name].shape if transposed else self.weights[name].shape[::-1]
-            self.quantise(name, bits, block_of(columns, bits, self.block), transposed)
-            self.product(model, node, name, bits, rows, columns)
+            block = block_of(columns, self.block if bits == self.default else BLOCK)
+            self.quantise(name, bits, block, transposed)
+            self.product(model, node, name, bits, block, rows, columns)
         tables = {name for node, name in products if name in self.done}
         for node in [node for node in model.graph.node if node.op_type == "Gather"]:
             name = node.input[0]
@@ -200,7 +198,14 @@ class _Rewriter:
             self.weights[f"{name}_scales"] = found.scales
 
     def product(
-        self, model: onnx.ModelProto, node: onnx.NodeProto, name: str, bits: int, rows: int, columns: int
+        self,
+        model: onnx.ModelProto,
+        node: onnx.NodeProto,
+        name: str,
+        bits: int,
+        block: int,
+        rows: int,
+        columns: int,
     ) -> None:
         scales = f"{name}_scales.float"
         if not any(scales in other.output for other in model.graph.node):
@@ -216,7 +221,7 @@ class _Rewriter:
                 K=columns,
                 N=rows,
                 bits=bits,
-                block_size=block_of(columns, bits, self.block),
+                block_size=block,
                 accuracy_level=LEVEL,
             )
         )
