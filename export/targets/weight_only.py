@@ -23,7 +23,7 @@ MICROSOFT = "com.microsoft"
 BLOCK = 32  # along K
 # Where all weights have 8 bits: a scale for 128 costs no accuracy, and took .73 of the time of one for 32 (a
 # product of one row by [1536, 8960]; onnxruntime 1.28, AVX512-VNNI). Beside 4-bit weights 8-bit ones stay at
-# 32: with larger blocks that kernel gives one row other last bits than several, and no draft could be verified.
+# 32: with larger blocks that kernel gives one row other last bits than several, which no draft survives.
 BLOCK8 = 128
 LEVEL = 4  # 8-bit integer products
 TABLE_BITS = 8  # of embedding and head
