@@ -56,6 +56,19 @@ def parts(text: str, source_lang: str, target_lang: str, fits: Callable[[str], b
 
 
 def scattered(text: str, source_lang: str, target_lang: str, fits: Callable[[str], bool]) -> Iterator[Part]:
+    def units(items: list[tuple[int, Token]]) -> Iterator[Part]:
+        """What stands between block tags; half an element, whose other half is elsewhere, divides it too."""
+        here, some = {i for i, _ in items}, list[tuple[int, Token]]()
+        for i, token in items:
+            if token.partner >= 0 and token.partner not in here and token.kind in ("open", "close"):
+                yield from Unit(text, some).parts(source_lang, target_lang, fits)
+                raw = text[token.start : token.end]
+                yield Part(raw, raw)
+                some = []
+            else:
+                some.append((i, token))
+        yield from Unit(text, some).parts(source_lang, target_lang, fits)
+
     tokens, items, i = tokens_of(text), [], 0
     while i < len(tokens):
         token, last = tokens[i], i
@@ -65,12 +78,12 @@ def scattered(text: str, source_lang: str, target_lang: str, fits: Callable[[str
         if token.inline:
             items.append((i, token))
         else:
-            yield from Unit(text, items).parts(source_lang, target_lang, fits)
+            yield from units(items)
             raw = text[token.start : token.end]
             yield Part(raw, raw)
             items = []
         i = last + 1
-    yield from Unit(text, items).parts(source_lang, target_lang, fits)
+    yield from units(items)
 
 
 class Tag(NamedTuple):

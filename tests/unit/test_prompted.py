@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from test_answers import ANSWERS
 from test_markup import SAID, TREES, shape
@@ -180,6 +180,7 @@ def test_terms_are_told_then_written_into_the_text_then_forced() -> None:
 
 
 @given(TREES, st.lists(SAID.map(lambda said: f"<target>{said}</target>") | SAID, min_size=1, max_size=5))
+@example("<b><hr><b>Take two</b></b>He has a fever. ", ["<target>Ja</target>"])
 @settings(max_examples=300)
 def test_documents_keep_their_tags_whatever_is_answered(text: str, answers: list[str]) -> None:
     turn = iter(answers * 1000)
