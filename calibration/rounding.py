@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from edgemt.calibration.gptq import Moments, compensated, output_error, second_moments
 from edgemt.calibration.layerwise import Layerwise, Product
+from edgemt.calibration.mixed import LOW
 from edgemt.export.graphs.graphset import Array, GraphSet
 from edgemt.export.rows import Row
 from edgemt.export.targets.weight_only import BLOCK, Blocks, block_of, nearest, unpack
@@ -24,7 +25,6 @@ from edgemt.family import Family, Request
 from edgemt.manifest import Model
 
 SAMPLE = 512  # tokens over which errors are told
-LOW = 4  # bits, but for what `bits` names
 
 
 class Result(NamedTuple):

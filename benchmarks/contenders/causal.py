@@ -10,8 +10,6 @@ from pathlib import Path
 from edgemt.bundle import open_bundle
 from edgemt.errors import UsageError
 
-EDGEMT_WAYS = ("lookup", "prefix")  # and draft=BUNDLE
-
 
 @dataclass(frozen=True)
 class Entrant:

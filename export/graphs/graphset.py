@@ -199,10 +199,6 @@ def _value(name: str, dtype: type[np.generic], shape: Sequence[int | str]) -> on
     return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), shape)
 
 
-def initializer_names(model: onnx.ModelProto) -> set[str]:
-    return {init.name for init in model.graph.initializer}
-
-
 def constant_matmuls(
     model: onnx.ModelProto, weights: Mapping[str, Array]
 ) -> Iterator[tuple[onnx.NodeProto, str]]:
