@@ -40,7 +40,7 @@ def sensitivities(graphs: GraphSet, texts: Sequence[Sequence[int]], block: int) 
     def visit(product: Product, inputs: list[Array]) -> None:
         weight, x = np.asarray(graphs.weights[product.weight]).T, np.concatenate(inputs)
         rounded = unpack(
-            nearest(product.weight, lambda: weight, LOW, block_of(weight.shape[1], block)),
+            nearest(product.weight, lambda: weight, LOW, block_of(weight.shape[1], LOW, block)),
             LOW,
             weight.shape[1],
         )

@@ -20,7 +20,7 @@ from edgemt.calibration.layerwise import Layerwise, Product
 from edgemt.calibration.mixed import LOW
 from edgemt.export.graphs.graphset import Array, GraphSet
 from edgemt.export.rows import Row
-from edgemt.export.targets.weight_only import BLOCK, Blocks, block_of, nearest, unpack
+from edgemt.export.targets.weight_only import Blocks, block_of, nearest, unpack
 from edgemt.family import Family, Request
 from edgemt.manifest import Model
 
@@ -75,7 +75,7 @@ def compensate(
         weight = np.asarray(graphs.weights[product.weight]).T
         weighed = (x[root > 0] * root[root > 0, None] for x, root in zip(inputs, roots, strict=True))
         wanted = bits.get(product.node, LOW)
-        size = block_of(weight.shape[1], block if wanted == LOW else BLOCK)
+        size = block_of(weight.shape[1], wanted, block)
         moments = Moments(second_moments(weighed), size, product.node)
         plain = nearest(product.weight, lambda: weight, wanted, size)
         found = compensated(weight, moments, wanted)

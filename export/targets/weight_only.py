@@ -21,9 +21,10 @@ from edgemt.export.graphs.graphset import Array, GraphSet, constant_matmuls, ini
 
 MICROSOFT = "com.microsoft"
 BLOCK = 32  # along K
-# Where all weights have 8 bits: a scale for 128 costs no accuracy, and took .73 of the time of one for 32 (a
-# product of one row by [1536, 8960]; onnxruntime 1.28, AVX512-VNNI). Beside 4-bit weights 8-bit ones stay at
-# 32: with larger blocks that kernel gives one row other last bits than several, which no draft survives.
+# Where all weights have 8 bits: a scale for 128 costs no accuracy, and took .73 of the time of one for 32
+# (one row by [1536, 8960]; onnxruntime 1.28, AVX512-VNNI). Beside 4-bit weights in blocks of 32 they
+# have 32 too: with larger blocks either kernel gives one row other last bits than several, which no draft
+# survives.
 BLOCK8 = 128
 LEVEL = 4  # 8-bit integer products
 TABLE_BITS = 8  # of embedding and head
@@ -44,8 +45,12 @@ class Blocks(NamedTuple):
 Rounding = Callable[[str, Callable[[], Array], int, int], Blocks]
 
 
-def block_of(columns: int, block: int) -> int:
-    """The size of blocks along `columns`: `block`, halved until whole ones fill them, down to BLOCK."""
+def block_of(columns: int, bits: int, block: int) -> int:
+    """The size of blocks along `columns` where those of 4 bits have `block`.
+
+    Halved until whole ones fill the columns, down to BLOCK.
+    """
+    block = BLOCK8 if bits == 8 and block != BLOCK else block
     while block > BLOCK and columns % block:
         block //= 2
     return block
@@ -167,7 +172,7 @@ class _Rewriter:
             transposed = node.input[1] != name  # a table [N, K] behind a Transpose: the head
             bits = TABLE_BITS if transposed else self.bits.get(node.name, self.default)
             rows, columns = self.weights[name].shape if transposed else self.weights[name].shape[::-1]
-            block = block_of(columns, self.block if bits == self.default else BLOCK)
+            block = block_of(columns, bits, self.block)
             self.quantise(name, bits, block, transposed)
             self.product(model, node, name, bits, block, rows, columns)
         tables = {name for node, name in products if name in self.done}
