@@ -64,7 +64,7 @@ class Prompted:
         """The segments of a text; with `stream`, before each the parts of its target as they come."""
         found = texts.pieces(text, self.source_lang, self.fits)
         for piece, target in texts.spaced(found, self.target_lang):
-            if piece.translate and texts.has_letters_of(piece.text, self.source_lang):
+            if texts.is_for(piece, self.source_lang):
                 yield from self._sentence(piece.text, stream)
             else:
                 yield self._copied(piece.text, target)
@@ -83,7 +83,7 @@ class Prompted:
                 started = time.perf_counter()
                 answer, failed = self._with_tags(tagged)
                 yield dataclasses.replace(
-                    self._segment(tagged.plain, answer, started),
+                    self._segment(tagged.plain, answer, since(started)),
                     source=part.source,
                     target=tagged.write(answer.target, answer.places, part.escaped),
                     missing_tags=tuple(tagged.all[number].open for number in sorted(failed)),
@@ -92,16 +92,24 @@ class Prompted:
     def fits(self, text: str) -> bool:
         return self.family.tokens(text) <= self.family.limit
 
+    def request(self, sentence: str) -> Request:
+        """What the model is asked of a sentence without terms and tags."""
+        return self._request(sentence, sentence)
+
+    def segment(self, sentence: str, found: Hypothesis, ms: float) -> Segment:
+        """What became of a sentence without terms and tags."""
+        return self._segment(sentence, self._answer(found, sentence), ms)
+
     def _sentence(self, sentence: str, stream: bool) -> Events:
         started = time.perf_counter()
         wanted = self._wanted(sentence)
         if stream and wanted is None and self.options.beam == 1 and not self.options.scores:
-            request = self._request(sentence, sentence)
+            request = self.request(sentence)
             found = yield from self._streamed(request, sentence)
-            answer = self._answer(found, sentence, None, None)
+            answer = self._answer(found, sentence)
         else:
             answer = self._asked(sentence, wanted)
-        yield self._segment(sentence, answer, started)
+        yield self._segment(sentence, answer, since(started))
 
     def _streamed(self, request: Request, sentence: str) -> Generator[str, None, Hypothesis]:
         tokens: list[int] = []
@@ -198,8 +206,8 @@ class Prompted:
         self,
         found: Hypothesis,
         sentence: str,
-        wanted: Wanted | None,
-        tagged: Tagged | None,
+        wanted: Wanted | None = None,
+        tagged: Tagged | None = None,
         without: Collection[int] = (),
         forced: bool = False,
     ) -> Answer:
@@ -230,7 +238,7 @@ class Prompted:
             target, missing = wanted.check(target)
         return Answer(found, target, moved(places, said, target), missing)
 
-    def _segment(self, sentence: str, answer: Answer, started: float) -> Segment:
+    def _segment(self, sentence: str, answer: Answer, ms: float) -> Segment:
         self.context.last.append(sentence)
         return Segment(
             source=sentence,
@@ -240,7 +248,7 @@ class Prompted:
             translated=True,
             source_tokens=self.family.tokens(sentence),
             target_tokens=len(answer.found.tokens),
-            ms=(time.perf_counter() - started) * 1000,
+            ms=ms,
             missing=answer.missing,
             finished=answer.found.finished,
             doubt=answers.doubt(answer.target, self.target_lang),
@@ -248,3 +256,8 @@ class Prompted:
 
     def _copied(self, source: str, target: str) -> Segment:
         return Segment(source, target, f"{self.source_lang}-{self.target_lang}")
+
+
+def since(started: float) -> float:
+    """In ms."""
+    return (time.perf_counter() - started) * 1000

@@ -93,6 +93,11 @@ def has_letters_of(text: str, language: str) -> bool:
     return has_letters(text)
 
 
+def is_for(piece: Piece, language: str) -> bool:
+    """Whether a model for texts in `language` is asked for the piece; all else is copied."""
+    return piece.translate and has_letters_of(piece.text, language)
+
+
 def lines(text: str) -> Iterator[str]:
     """The lines, each with its line break (\\n, \\r\\n or \\r)."""
     return (match.group() for match in LINE.finditer(text))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -12,16 +11,17 @@ from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from edgemt import text as texts
 from edgemt.bundle import Bundle, open_bundle
+from edgemt.direct import Direct
 from edgemt.errors import EdgemtError, UsageError
-from edgemt.family import Family, Request
+from edgemt.family import Family
 from edgemt.manifest import Manifest
 from edgemt.runtimes import open_program
-from edgemt.search import Hypothesis, SearchOptions
+from edgemt.search import SearchOptions
 from edgemt.segment import Segment
 
 if TYPE_CHECKING:
     from edgemt.generate import Sampling
-    from edgemt.glossary import Glossary, Wanted
+    from edgemt.glossary import Glossary
     from edgemt.prompted import Context
 
 # What only decoder-only models do.
@@ -99,14 +99,9 @@ class Translator:
                     "leave it out, or use another bundle"
                 )
         text = texts.well_formed(text)
-        source_lang, target_lang = self.direction(text, asked.get("source_lang"), asked.get("target_lang"))
-        direction = f"{source_lang}-{target_lang}"
-        terms, options = as_glossary(asked.get("glossary")), self._options(asked)
-        for piece, target in texts.spaced(texts.pieces(text, source_lang, self.fits), target_lang):
-            if piece.translate and texts.has_letters_of(piece.text, source_lang):
-                yield self._sentence(piece.text, source_lang, target_lang, terms, options)
-            else:
-                yield Segment(piece.text, target, direction)
+        pair = self.direction(text, asked.get("source_lang"), asked.get("target_lang"))
+        glossary = as_glossary(asked.get("glossary"))
+        yield from Direct(self.family, self.program, self._options(asked), *pair, glossary).text(text)
 
     def stream(self, text: str, **asked: Unpack[Asked]) -> Generator[str]:
         """The translation in parts, each as soon as nothing behind it can change it.
@@ -144,22 +139,38 @@ class Translator:
         source_lang: str,
         target_lang: str,
         *,
-        beam: int = 1,
+        beam: int | None = None,
         batch: int = 16,
     ) -> list[str]:
-        """One translation a sentence, each taken whole (cut at the model's limit), `batch` at a time."""
-        source_lang, target_lang = self.direction("", source_lang, target_lang)
-        requests = [Request(sentence, source_lang, target_lang) for sentence in sentences]
-        lengths = [self.family.tokens(sentence) for sentence in sentences]
-        order = sorted(range(len(requests)), key=lambda i: -lengths[i])  # rows of like length together
-        options, most = dataclasses.replace(self.options, beam=beam), self.bundle.manifest.model.max_positions
-        done = [""] * len(requests)
-        for start in range(0, len(order), batch):
-            rows = order[start : start + batch]
-            found = self.family.generate(self.program, [requests[i] for i in rows], options, most)
-            for i, hypothesis in zip(rows, found, strict=True):
-                done[i] = texts.tidy(self.tokenizer.decode(hypothesis.tokens), target_lang)
-        return done
+        """The translations of many sentences, `batch` decoded at a time; see `segments_many`."""
+        found = self.segments_many(sentences, source_lang, target_lang, beam=beam, batch=batch)
+        return ["".join(segment.target for segment in segments) for segments in found]
+
+    def segments_many(
+        self,
+        sentences: Sequence[str],
+        source_lang: str,
+        target_lang: str,
+        *,
+        beam: int | None = None,
+        batch: int = 16,
+    ) -> list[list[Segment]]:
+        """The segments of each sentence, as `segments` gives them, but decoded `batch` at a time.
+
+        A sentence is taken whole, and only cut where it is too long. Rounding may differ with the batch, and
+        decide where two tokens are all but equally likely. `ms` is a segment's share of its batch's time.
+        """
+        from edgemt.batches import together
+
+        pair = self.direction("", source_lang, target_lang)
+        options = self._options({"beam": beam} if beam else {})
+        if self.family.prompts:
+            from edgemt.prompted import Context, Prompted
+
+            way = Prompted(self.family, self.program, options, *pair, None, Context())
+        else:
+            way = Direct(self.family, self.program, options, *pair)
+        return together(way, sentences, batch)
 
     def direction(self, text: str, source_lang: str | None, target_lang: str | None) -> tuple[str, str]:
         """The languages to translate between: as asked and, where that is open, by the text's script."""
@@ -215,42 +226,6 @@ class Translator:
             context if isinstance(context, Context) else Context(context, asked.get("context_sentences", 0)),
         )
         yield from prompted.document(text) if markup else prompted.text(text, stream)
-
-    def _sentence(
-        self,
-        sentence: str,
-        source_lang: str,
-        target_lang: str,
-        glossary: Glossary | None,
-        options: SearchOptions,
-    ) -> Segment:
-        started = time.perf_counter()
-        direction = f"{source_lang}-{target_lang}"
-        wanted = glossary.wanted(sentence, target_lang, self.tokenizer) if glossary else None
-        source = wanted.source if wanted else sentence
-
-        def answer(wanted: Wanted | None) -> tuple[Hypothesis, str, tuple[str, ...]]:
-            request = Request(source, source_lang, target_lang, wanted.constraint() if wanted else None)
-            (found,) = self.family.generate(self.program, [request], options)
-            target = texts.tidy(self.tokenizer.decode(found.tokens), target_lang)
-            target = texts.end_as(sentence, target, target_lang)
-            text, lacking = wanted.check(target) if wanted else (target, ())
-            return found, text, lacking
-
-        found, target, missing = answer(wanted)
-        if wanted and missing:  # a term without a space before it may have become the end of another word
-            found, target, missing = answer(wanted.apart())
-        return Segment(
-            source=sentence,
-            target=target,
-            direction=direction,
-            score=found.score,
-            translated=True,
-            source_tokens=self.family.tokens(source),
-            target_tokens=len(found.tokens),
-            ms=(time.perf_counter() - started) * 1000,
-            missing=missing,
-        )
 
 
 def open_family(directory: Path, manifest: Manifest) -> Family:

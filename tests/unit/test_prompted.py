@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any, ClassVar, cast
 
 import pytest
 from hypothesis import example, given, settings
@@ -11,11 +12,13 @@ from hypothesis import strategies as st
 from test_answers import ANSWERS
 from test_markup import SAID, TREES, shape
 
+from edgemt.batches import together
 from edgemt.family import Request
 from edgemt.glossary import Glossary
 from edgemt.prompted import Context, Prompted
 from edgemt.search import Hypothesis, SearchOptions
 from edgemt.segment import Segment
+from edgemt.translator import Translator, load
 
 TEXTS = st.lists(
     st.sampled_from(["他发烧了。", "疼，", "很", "\n", " ", "120/80", "CT", "（好）"]), max_size=8
@@ -125,6 +128,43 @@ def test_chunks_are_the_translation(text: str, answers: list[str], to: str, most
             assert event.target.startswith(shown)
             chunks, shown = chunks + event.target, ""
     assert chunks == whole(expected)
+
+
+@given(st.lists(TEXTS, max_size=5), ANSWERS, st.integers(1, 60), st.integers(1, 3))
+def test_many_are_what_one_by_one_gives(texts: list[str], answer: str, most: int, batch: int) -> None:
+    """Chatter goes, loops are cut, and what is doubtful is told."""
+    sentences = [text for text in texts if "\n" not in text and "。" not in text.rstrip()[:-1]]
+
+    def say(request: Request) -> str:
+        return answer + request.text[-1:]
+
+    found = together(prompted(Scripted(say, most)), sentences, batch)
+    for sentence, segments in zip(sentences, found, strict=True):
+        alone = cast(list[Segment], [*prompted(Scripted(say, most)).text(sentence)])
+        told = [
+            [(one.target, one.finished, one.doubt, one.translated) for one in some if one.source]
+            for some in (segments, alone)
+        ]
+        assert told[0] == told[1]
+
+
+def test_a_batch_is_cleaned_and_tells_what_is_doubtful(toy_bundle: Path) -> None:
+    def saying(say: Callable[[Request], str], most: int = 10**6) -> Translator:
+        translator, family = load(toy_bundle), cast(Any, Scripted(say, most))
+        translator.family = family
+        return translator
+
+    answers = {
+        "他发烧了。": "Translation: He has a fever.\n\nNote: 发烧.",
+        "他疼。": "",
+        "他走了。": "他走了。",
+    }
+    translator = saying(lambda request: answers[request.text])
+    assert translator.translate_many([*answers], "zh", "en") == ["He has a fever.", "", "他走了."]
+    found = translator.segments_many([*answers], "zh", "en")
+    assert [segment.doubt for (segment,) in found] == ["", "empty", "script"]
+    ((segment,),) = saying(lambda request: "He " * 30, 40).segments_many(["他发烧了。"], "zh", "en")
+    assert not segment.finished and segment.target == "He"
 
 
 def test_words_come_one_by_one() -> None:

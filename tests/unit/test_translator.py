@@ -112,6 +112,27 @@ def test_many_sentences_at_once(toy: Translator, clinical_pairs: list[tuple[str,
     )  # a tie may fall otherwise
 
 
+def test_many_are_what_one_by_one_gives(toy: Translator, clinical_pairs: list[tuple[str, str]]) -> None:
+    alike = [zh for zh, _ in clinical_pairs[:40] if sum(map(zh.count, "。！？；")) == 1]
+    texts = [
+        *alike,
+        "",
+        " \n",
+        "120/80",
+        "  我头疼。\r\n",
+        "CT 3",
+        "患者昨天做了手术，恢复得很好" * 30,
+        alike[0],
+    ]
+    assert len(alike) > 10
+    assert toy.translate_many(texts, "zh", "en", batch=7) == [
+        toy.translate(text, source_lang="zh") for text in texts
+    ]
+    segments = toy.segments_many(texts, "zh", "en")
+    assert ["".join(part.source for part in parts) for parts in segments] == texts
+    assert all(part.ms > 0 for part in segments[0] if part.translated)
+
+
 def test_threads_share_one_translator(toy: Translator, clinical_pairs: list[tuple[str, str]]) -> None:
     sentences = [side for pair in clinical_pairs[40:60] for side in pair]
     one_by_one = [toy.translate(sentence) for sentence in sentences]
