@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections import deque
-from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import NamedTuple
 
@@ -23,6 +23,7 @@ from edgemt.runtimes.protocol import Program
 from edgemt.search import Hypothesis, SearchOptions
 from edgemt.segment import Segment
 from edgemt.tags import Place, Tagged, moved
+from edgemt.tagwords import found_again
 
 Events = Generator[str | Segment]
 
@@ -131,20 +132,39 @@ class Prompted:
         return texts.settled(answers.settled(whole, sentence), self.target_lang)
 
     def _with_tags(self, tagged: Tagged) -> tuple[Answer, Collection[int]]:
-        """The best answer, and the tags that did not come back; the second try is without those."""
+        """The best answer, and the tags that have no place in it.
+
+        The second try is without the tags that were lost; they go around the words that were in them.
+        """
         wanted = self._wanted(tagged.plain)
         if wanted and tagged.all:  # any of the terms may stand right behind a tag
             glued = dict.fromkeys(wanted.terms, True)
             known, stops = self.family.tokenizer, wanted.inner_stops
             wanted = Wanted(glued, self.target_lang, known, wanted.source, inner_stops=stops)
         every: set[int] = set(tagged.all)
-        if not self.fits(tagged.text()):
-            return self._asked(tagged.plain, wanted), every
-        answer = self._asked(tagged.plain, wanted, tagged)
-        failed = every - set(answer.places)
-        if failed:
-            answer = self._asked(tagged.plain, wanted, tagged, failed)
-        return answer, every - set(answer.places)
+        lost = every
+        if self.fits(tagged.text()):
+            answer = self._asked(tagged.plain, wanted, tagged)
+            lost = every - set(answer.places)
+            if lost:
+                answer = self._asked(tagged.plain, wanted, tagged, lost)
+                lost = every - set(answer.places)
+        else:
+            answer = self._asked(tagged.plain, wanted)
+        places = found_again(tagged, answer.target, answer.places, lost, self._spoken)
+        return answer._replace(places=places), every - set(places)
+
+    def _spoken(self, words: str) -> Iterator[str]:
+        """What words of a sentence may have become in its translation, the surest first."""
+        if self.glossary:
+            yield from (
+                self.glossary[term] for _, term in self.glossary.find(words) if len(term) == len(words)
+            )
+        yield words
+        if texts.has_letters_of(words, self.source_lang):
+            request = Request(words, self.source_lang, self.target_lang)
+            (found,) = self.family.generate(self.program, [request], self.options)
+            yield self._answer(found, words).target
 
     def _wanted(self, sentence: str) -> Wanted | None:
         if self.glossary is None:

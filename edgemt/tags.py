@@ -93,10 +93,10 @@ class Tagged:
             for node in walk(self.nodes)
             if node.number not in without and (place := placed(node, seen.get(node.number, [])))
         }
-        return "".join([*parts, answer[done:]]), self._nested(places)
+        return "".join([*parts, answer[done:]]), self.nested(places)
 
-    def _nested(self, places: Mapping[int, Place]) -> dict[int, Place]:
-        """The places that are inside those of their parents and apart from all others; the first win."""
+    def nested(self, places: Mapping[int, Place]) -> dict[int, Place]:
+        """The places that are within their parents' and apart from all others; the first win."""
         kept: dict[int, Place] = {}
 
         def visit(nodes: Sequence[Node], around: frozenset[int]) -> None:

@@ -230,24 +230,37 @@ def test_documents_keep_their_tags_whatever_is_answered(text: str, answers: list
 
 
 def test_tags_that_are_lost_are_asked_for_once_more_without_them() -> None:
-    said = iter(["<target>A <s1>doctor</s1> now.</target>", "<target>A <s1>physician</s1> now.</target>"])
+    said = iter(
+        ["<target>A <s1>doctor</s1> now.</target>", "<target>A <s1>physician</s1> now.</target>", "Hurry"]
+    )
     family = Scripted(lambda request: next(said))
     (segment,) = prompted(family).document("去看<b>医生</b>，<i>马上</i>。")
     assert [request.text for request in family.asked] == [
         "去看<s1>医生</s1>，<s2>马上</s2>。",
         "去看<s1>医生</s1>，马上。",
+        "马上",  # and what is it alone?
     ]
     assert isinstance(segment, Segment)
     assert segment.target == "A <b>physician</b> now.<i></i>" and segment.missing_tags == ("<i>",)
 
 
+def test_tags_that_stay_lost_go_around_their_words() -> None:
+    text, told = "<b>手术</b>前测<i>38.5</i>，<u>马上</u>。", "Measure 38.5 at once before the surgery."
+    family = Scripted(lambda request: "At once." if request.text == "马上" else told)
+    (segment,) = prompted(family, {"手术": "surgery"}).document(text)
+    assert isinstance(segment, Segment) and not segment.missing_tags
+    assert segment.target == "Measure <i>38.5</i> <u>at once</u> before the <b>surgery</b>."
+    assert [request.text for request in family.asked][2:] == ["马上"]  # the others need no model
+
+
 def test_without_any_tag_left_the_prompt_is_the_plain_one() -> None:
-    family = Scripted(lambda request: "Now.")
+    family = Scripted(lambda request: "Now." if "要" in request.text else "Soon")
     segments = list(prompted(family, context=Context(["好。"])).document("<p>要<i>马上</i>。</p>"))
     assert whole(segments) == "<p><i>Now.</i></p>"
     assert [(request.text, request.context, request.markup) for request in family.asked] == [
         ("要<s1>马上</s1>。", ("好。",), True),
         ("要马上。", ("好。",), False),
+        ("马上", (), False),
     ]
 
 
