@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import resource
+import struct
 from pathlib import Path
 
 import gguf
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from edgemt.cli import main
@@ -142,3 +146,106 @@ def test_what_is_wrong_is_one_sentence(tmp_path: Path) -> None:
     write(path, "qwen2", scaling="yarn")
     with pytest.raises(EdgemtError, match="scales positions by 'yarn'"):
         open_checkpoint(path)
+
+
+def header(*parts: bytes, tensors: int = 0, entries: int = 1, version: int = 3) -> bytes:
+    return b"GGUF" + struct.pack("<IQQ", version, tensors, entries) + b"".join(parts)
+
+
+def text(value: bytes) -> bytes:
+    return struct.pack("<Q", len(value)) + value
+
+
+def array(of: int, count: int) -> bytes:
+    return struct.pack("<IIQ", 9, of, count)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (header(text(b"a"), array(0, 1 << 60)), "an array of 1152921504606846976 items"),
+        (header(text(b"a"), array(8, 1 << 40)), "an array of 1099511627776 items"),
+        (header(text(b"a"), array(0, 1 << 20)), "goes on for more than"),
+        (header(text(b"a"), array(9, 9) + array(9, 9)[4:] * 9), "unknown type 9"),
+        (header(struct.pack("<Q", 1 << 63)), "a text of 9223372036854775808 bytes"),
+        (header(entries=1 << 62), "counts 4611686018427387904 entries"),
+        (header(tensors=1 << 62), "counts 4611686018427387904 tensors"),
+        (header(text(b"t"), struct.pack("<IQ", 1 << 31, 5), tensors=1, entries=0), "2147483648 dimensions"),
+        (
+            header(text(b"t"), struct.pack("<IQQ", 2, 1 << 33, 1 << 33), tensors=1, entries=0),
+            "weights at byte",
+        ),
+        (header(text(b"t"), bytes(4), tensors=1, entries=0), "0 dimensions"),
+        (header(text(b"a\nb"), bytes(5)), "a name that is none"),
+        (header(version=1), "version 1 of GGUF"),
+        (b"GGUF" + struct.pack(">IQQ", 3, 0, 0), "big-endian"),
+    ],
+)
+def test_a_header_that_promises_more_than_the_file_has(data: bytes, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(data)
+    with pytest.raises(EdgemtError, match=message):
+        open_checkpoint(path)
+
+
+def test_a_long_sparse_file_is_no_reason_to_believe_its_header(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(header(text(b"a"), array(0, 1 << 30)))
+    with path.open("r+b") as file:
+        file.truncate(1 << 31)
+    with pytest.raises(EdgemtError, match="an array of 1073741824 items"):
+        open_checkpoint(path)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("gguf") / "small.gguf"
+    write(path, "llama")
+    return path
+
+
+CHANGES = st.tuples(
+    st.integers(4, 2500),  # the header's bytes
+    st.sampled_from([0, 1, 2, 9, 1 << 31, 1 << 40, (1 << 64) - 1]) | st.integers(0, 255),
+    st.sampled_from([1, 4, 8]),
+    st.integers(0, 9),  # bytes that are left out there
+)
+
+
+@given(st.lists(CHANGES, min_size=1, max_size=3) | st.binary(max_size=200))
+@settings(max_examples=150, deadline=5000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_the_bytes_are_it_ends_soon_and_says_so(small: Path, changes: list | bytes) -> None:
+    data = bytearray(small.read_bytes())
+    if isinstance(changes, bytes):
+        data[4:] = changes
+    else:
+        for at, value, size, less in changes:
+            data[at : at + size + less] = (value & (1 << 8 * size) - 1).to_bytes(size, "little")
+    path = small.with_name("model.gguf")
+    path.write_bytes(data)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    try:
+        read = open_checkpoint(path)
+        read.check()
+    except EdgemtError as error:
+        assert "\n" not in str(error)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # KB
+
+
+@pytest.mark.parametrize("change", ["layers", "embedding", "type"])
+def test_what_a_header_says_of_the_model_is_compared_with_its_weights(change: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    write(path, "llama")
+    data = path.read_bytes()
+    if change == "layers":
+        at = data.index(b"llama.block_count") + len("llama.block_count") + 4
+        data = data[:at] + struct.pack("<I", 1 << 30) + data[at + 4 :]
+    elif change == "embedding":
+        data = data.replace(b"token_embd.weight", b"token_embe.weight")
+    else:
+        at = data.index(b"token_embd.weight") + len("token_embd.weight") + 4 + 16
+        data = data[:at] + struct.pack("<I", gguf.GGMLQuantizationType.Q8_1) + data[at + 4 :]
+    path.write_bytes(data)
+    message = "the type Q8_1|before its weights do" if change == "type" else "lacks weights of the llama"
+    with pytest.raises(EdgemtError, match=message):
+        open_checkpoint(path).check()

@@ -15,6 +15,7 @@ import numpy as np
 
 from edgemt.errors import EdgemtError
 from edgemt.export.checkpoints.facts import first_line
+from edgemt.export.checkpoints.gguf_header import check_header
 from edgemt.export.checkpoints.model import model_of
 from edgemt.export.checkpoints.tensors import PIECE, Array, Stored, Weights
 
@@ -38,9 +39,13 @@ CONFIG = {
     "rms_norm_eps": "attention.layer_norm_rms_epsilon",
     "rope_theta": "rope.freq_base",
 }
+HEAD = "attention.key_length"  # may be left out
+REAL = ("epsilon", "freq_base")  # of these; all others are whole
 TOKENS = {"bos": "bos_token_id", "eos": "eos_token_id", "padding": "pad_token_id"}
 COMPUTED = {"rope_freqs.weight"}  # from the configuration
 PLAIN = {"F32": np.float32, "F16": np.float16}
+LARGEST = 1 << 31  # no number of a configuration reaches it
+LINE = 200  # characters
 UNSCALED = ("none", "")  # what rope.scaling.type says where positions are as they are
 
 
@@ -57,6 +62,7 @@ def read(path: Path) -> Weights:
         from gguf import GGUFReader
     except ModuleNotFoundError:
         raise EdgemtError(f"{path} is GGUF, which needs the package gguf; run: pip install gguf") from None
+    check_header(path)
     try:
         reader = GGUFReader(path)
         known = {
@@ -69,13 +75,15 @@ def read(path: Path) -> Weights:
         raise EdgemtError(f"{path} is truncated or damaged ({first_line(error)}); copy it again") from None
     if end > path.stat().st_size:
         raise EdgemtError(f"{path} ends before its weights do; copy it again")
-    kind = str(known.get("general.architecture"))
+    kind = line(known.get("general.architecture"))
     if kind not in ARCHITECTURES:
         raise EdgemtError(
             f"{path} holds the architecture {kind}, and edgemt reads {', '.join(ARCHITECTURES)} from GGUF; "
             "give the checkpoint that it was made from"
         )
     config = configuration(path, kind, known, {tensor.name: tensor for tensor in reader.tensors})
+    if unread := sorted({tensor.tensor_type.name for tensor in reader.tensors if not is_read(tensor)}):
+        raise EdgemtError(f"{path} has weights of the type {', '.join(unread)}, which edgemt does not read")
     types = Counter(tensor.tensor_type.name for tensor in reader.tensors if len(tensor.shape) > 1)
     facts = {
         "written_by": "GGUF",
@@ -92,12 +100,18 @@ def configuration(
     missing = [f"{kind}.{key}" for key in CONFIG.values() if f"{kind}.{key}" not in known]
     if missing:
         raise EdgemtError(f"{path} lacks {', '.join(missing)}; convert the checkpoint again")
+    for name in (f"{kind}.{key}" for key in (*CONFIG.values(), HEAD)):
+        value = known.get(name, 2)
+        if not isinstance(value, float if name.endswith(REAL) else int) or not 0 < value < LARGEST:
+            raise EdgemtError(f"{path} says {name} = {value}, which cannot be; copy it again")
+    if known[f"{kind}.block_count"] > len(tensors) or "token_embd.weight" not in tensors:
+        raise EdgemtError(f"{path} lacks weights of the {kind} that it says it is; copy it again")
     scaling = str(known.get(f"{kind}.rope.scaling.type", "none"))
     if scaling not in UNSCALED:
         raise EdgemtError(f"{path} scales positions by {scaling!r}, which edgemt does not read from GGUF")
     architecture, model_type = ARCHITECTURES[kind]
     config: dict[str, Any] = {key: known[f"{kind}.{name}"] for key, name in CONFIG.items()}
-    head_dim = known.get(f"{kind}.attention.key_length")
+    head_dim = known.get(f"{kind}.{HEAD}")
     config |= {
         "architectures": [architecture],
         "model_type": model_type,
@@ -106,10 +120,11 @@ def configuration(
         "tie_word_embeddings": "output.weight" not in tensors,
     }
     for name, key in TOKENS.items():
-        if (found := known.get(f"tokenizer.ggml.{name}_token_id")) is not None:
-            config[key] = int(found)
+        found = known.get(f"tokenizer.ggml.{name}_token_id")
+        if isinstance(found, int):
+            config[key] = found
     if "general.license" in known:
-        config["license"] = str(known["general.license"])
+        config["license"] = line(known["general.license"])
     return config
 
 
@@ -131,6 +146,23 @@ def _tensors(
             yield name, _stored(path, tensor, heads_of(name, kind, config))
 
 
+def line(value: Any) -> str:
+    """What a file says, as part of a sentence."""
+    return " ".join(str(value).split())[:LINE]
+
+
+def is_read(tensor: Any) -> bool:
+    """Whether the package gguf dequantises the tensor's type."""
+    from gguf.constants import GGML_QUANT_SIZES
+    from gguf.quants import dequantize
+
+    try:
+        dequantize(np.zeros(GGML_QUANT_SIZES[tensor.tensor_type][1], np.uint8), tensor.tensor_type)
+    except NotImplementedError:
+        return False
+    return True
+
+
 def heads_of(name: str, kind: str, config: Mapping[str, Any]) -> int:
     """The heads of a weight whose rows are interleaved; 0 for all others."""
     if kind in INTERLEAVED and name.endswith(".q_proj.weight"):
@@ -143,6 +175,8 @@ def _stored(path: Path, tensor: Any, heads: int) -> Stored:
     shape, kind = tuple(map(int, tensor.shape[::-1])), tensor.tensor_type
     rows, columns = (1, *shape)[-2:]
     row_bytes, offset = int(tensor.n_bytes) // rows, int(tensor.data_offset)
+    if heads and rows % (2 * heads):
+        raise EdgemtError(f"{path} has {rows} rows in {tensor.name}, not {heads} heads; copy it again")
     step = rows // heads if heads else max(1, PIECE // columns)
 
     def pieces() -> Iterator[Array]:
