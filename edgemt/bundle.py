@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 MANIFEST = "manifest.json"
 DEFAULT = Path(__file__).parent / "bundles" / "medical-zh-en"
+PREPACKED = "prepacked"  # what `edgemt prepack` puts into a bundle: this machine's, and no part of it
 LONGEST_MANIFEST = 64 << 20  # bytes
 COPY_AGAIN = "copy the bundle again, or export it again"
 
@@ -40,12 +41,15 @@ class Bundle:
 
 
 def seal(directory: Path, manifest: Manifest) -> Manifest:
-    """Hash every file under `directory` into the manifest, write manifest.json, and return what it says."""
+    """Hash every file under `directory` into the manifest, write manifest.json, and return what it says.
+
+    What `edgemt prepack` made there is left out.
+    """
     names = sorted(p.relative_to(directory).as_posix() for p in directory.rglob("*") if p.is_file())
     files = {
         name: {"sha256": sha256(directory / name), "bytes": (directory / name).stat().st_size}
         for name in names
-        if name != MANIFEST
+        if name != MANIFEST and not name.startswith(PREPACKED + "/")
     }
     sealed = dataclasses.replace(manifest, files=files, digest="")
     sealed = dataclasses.replace(sealed, digest=digest(dataclasses.asdict(sealed)))

@@ -41,6 +41,9 @@ COMMANDS = {
         "write a conformance report on a checkpoint or bundle, fit to attach to an issue",
         "export",
     ),
+    "prepack": Command(
+        "edgemt.prepack_command", "pack a bundle's weights for this machine, so that they take less memory"
+    ),
     "pack": Command("edgemt.pack.command", "write a kit that installs on a device without a network"),
     "doctor": Command("edgemt.doctor.command", "say what this machine can run, and what is missing"),
 }

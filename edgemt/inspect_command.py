@@ -63,7 +63,10 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(dataclasses.asdict(bundle.manifest), ensure_ascii=False, indent=2))
     else:
-        print("\n".join(description(bundle.path, bundle.manifest, args.layers)))
+        from edgemt.runtimes.prepacked import state
+
+        packed = state(bundle.directory, bundle.manifest)
+        print("\n".join(description(bundle.path, bundle.manifest, args.layers, packed)))
     return 0
 
 
@@ -84,8 +87,8 @@ def is_checkpoint(path: Path) -> bool:
         return any(name.endswith("/data.pkl") for name in archive.namelist())
 
 
-def description(path: Path, manifest: Manifest, all_layers: bool) -> Iterator[str]:
-    """The lines of the report."""
+def description(path: Path, manifest: Manifest, all_layers: bool, packed: str | None = None) -> Iterator[str]:
+    """The lines of the report; `packed` is what there is to say of `edgemt prepack`."""
     pairs = ", ".join(f"{source} to {target}" for source, target in manifest.languages)
     total = sum(facts["bytes"] for facts in manifest.files.values())
     rows = {
@@ -101,6 +104,7 @@ def description(path: Path, manifest: Manifest, all_layers: bool) -> Iterator[st
         "features": ", ".join(name for name, has in manifest.features.items() if has) or "none",
         "licence": manifest.licence,
         "digest": f"sha256:{manifest.digest} (verified)",
+        **({"packed weights": packed} if packed else {}),
     }
     yield from table([(key, value) for key, value in rows.items()])
     gate = {**manifest.gate, **variants(manifest.gate.get("variants") or {})}

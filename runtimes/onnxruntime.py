@@ -11,9 +11,11 @@ import numpy as np
 
 from edgemt.errors import EdgemtError
 from edgemt.manifest import Manifest
+from edgemt.runtimes import prepacked
 from edgemt.runtimes.ort_graph import CPU, Binding, Graph
 from edgemt.runtimes.ort_session import BARRED, OrtSession, check_ids, check_length
 from edgemt.runtimes.ort_state import Encoded, Prefix, Prompts, shape_of
+from edgemt.runtimes.prepacked import Packed
 from edgemt.runtimes.protocol import I32, Caps, RoleTensors, Tap
 
 GREEDY = "greedy"  # the role of the graph that decodes a sentence whole
@@ -29,21 +31,28 @@ def load(
     taps: RoleTensors | None = None,
     on_tap: Tap | None = None,
     providers: Sequence[str] = CPU,
+    find: Callable[[Path, Manifest], Packed | None] = prepacked.find,
 ) -> OrtProgram:
     """Load the bundle's graphs. Raises EdgemtError if one is missing or damaged, or unlike the manifest.
 
+    `find` says where they lie with their weights packed already; such a graph is loaded instead if it can be.
     Where the bundle has greedy search as a graph of its own, the step graph is loaded when something else
     first needs it (a beam, terms, several rows), and its memory is not taken before.
     """
     if "step" not in manifest.graphs:
         raise EdgemtError(f"{directory}: the manifest names no step graph; export the bundle again")
 
-    def graph(role: str) -> Graph:
-        path = directory / manifest.graphs[role].file
+    packed = None if taps or tuple(providers) != CPU else find(directory, manifest)
+
+    def opened(role: str, path: Path) -> Graph:
         found = Graph(path, role, threads, (taps or {}).get(role, ()), on_tap, providers)
         for problem in _disagreements(role, found, manifest):
             raise EdgemtError(f"{directory}: {problem}; export the bundle again")
         return found
+
+    def graph(role: str) -> Graph:
+        found = packed and packed.load(role, partial(opened, role))
+        return found or opened(role, directory / manifest.graphs[role].file)
 
     roles = [
         role for role in ("encoder", GREEDY) if role in manifest.graphs and not (taps and role == GREEDY)

@@ -46,15 +46,7 @@ class Graph:
         on_tap: Tap | None = None,
         providers: Sequence[str] = CPU,
     ) -> None:
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 4  # what goes wrong arrives as an exception
-        # Threads that wait would burn a core (one sentence: 77 ms against 20 ms on two busy cores).
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-        # Shapes differ at every step: a memory plan for each would be kept for ever and used once.
-        options.enable_mem_pattern = False
+        options = session_options(threads)
         model: str | bytes = str(path)
         made: set[str] = set()
         try:
@@ -67,9 +59,8 @@ class Graph:
         except EdgemtError:
             raise
         except Exception as error:  # onnxruntime's exceptions share no base class of their own
-            reason = str(error).split("\n")[0][:200]
             raise EdgemtError(
-                f"{path} cannot be loaded ({reason}); copy or export the bundle again"
+                f"{path} cannot be loaded ({reason_of(error)}); copy or export the bundle again"
             ) from None
         self.inputs = {i.name: DTYPES[i.type] for i in self.session.get_inputs()}
         self.outputs = {o.name: DTYPES.get(o.type) for o in self.session.get_outputs()}
@@ -125,6 +116,25 @@ class Binding:
         """Bind the taps, before any other output (so that they come first), to memory of the runtime's."""
         for name in self._taps:
             self.raw.bind_output(name, DEVICE)
+
+
+def session_options(threads: int) -> ort.SessionOptions:
+    """How every graph is loaded."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4  # what goes wrong arrives as an exception
+    # Threads that wait would burn a core (one sentence: 77 ms against 20 ms on two busy cores).
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    # Shapes differ at every step: a memory plan for each would be kept for ever and used once.
+    options.enable_mem_pattern = False
+    return options
+
+
+def reason_of(error: Exception) -> str:
+    """The first line of what onnxruntime says went wrong."""
+    return str(error).split("\n")[0][:200]
 
 
 def address(array: NDArray[Any]) -> int:

@@ -93,6 +93,9 @@ def bundle_findings(path: Path | None, named: bool) -> Iterator[Finding]:
         + f": {answer['source']} → {answer['target']}"
     )
     yield Finding(label, "ok", says)
+    if packed := loaded.get("packed"):
+        state = "ok" if packed.startswith("used") else "note"
+        yield Finding("packed weights", state, packed, f"edgemt prepack {at_home(path)}" if path else "")
 
 
 def lines(facts: dict[str, Any], sections: dict[str, list[Finding]], works: bool) -> Iterator[str]:

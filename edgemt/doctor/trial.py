@@ -132,11 +132,13 @@ def bundle(paths: list[str]) -> Iterator[tuple[str, Callable[[], Event]]]:
         }
 
     def load() -> Event:
+        from edgemt.runtimes.prepacked import state
         from edgemt.translator import load as load_translator
 
         begun = time.perf_counter()
         found["translator"] = load_translator(found["bundle"].path)
-        return {"seconds": round(time.perf_counter() - begun, 3)}
+        seconds = round(time.perf_counter() - begun, 3)
+        return {"seconds": seconds, "packed": state(found["bundle"].directory, found["bundle"].manifest)}
 
     def translate() -> Event:
         source_lang, target_lang = found["bundle"].manifest.languages[0]
