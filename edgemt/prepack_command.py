@@ -155,13 +155,15 @@ def removed(path: Path) -> Iterator[str]:
     """Delete what was packed of the bundle at `path`, and tell."""
     from edgemt.runtimes.prepacked import cache
 
-    gone = [folder for place in (path / PREPACKED, cache()) for folder in made_for(path, place)]
-    for folder in gone:
-        remove(folder)
-        yield f"{folder} removed"
+    gone = 0
+    for place in (path / PREPACKED, cache()):
+        for folder in made_for(path, place):
+            remove(folder)
+            gone += 1
+            yield f"{folder} removed"
+        clear(place)
     if not gone:
         yield f"nothing is packed of {path}"
-    clear(path / PREPACKED)
 
 
 def made_for(path: Path, place: Path) -> list[Path]:

@@ -42,10 +42,13 @@ def write(graph: Path, folder: Path, role: str) -> None:
         ort.InferenceSession(str(graph), options, providers=list(CPU))
     except Exception as error:  # onnxruntime's exceptions share no base class of their own
         raise EdgemtError(
-            f"the weights of {graph} could not be written packed ({reason_of(error)}); use it as it is"
+            f"the packed weights of {graph} could not be written into {folder} ({reason_of(error)}); "
+            "free some room there, or use the bundle as it is"
         ) from None
     try:
         align(model, data)
+    except OSError as error:
+        raise EdgemtError(f"{data} could not be written ({error.strerror}); free some room there") from None
     except (ValueError, IndexError, KeyError) as error:
         raise EdgemtError(
             f"onnxruntime {ort.__version__} writes packed weights in a form that this edgemt does not know "

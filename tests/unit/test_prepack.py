@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -17,6 +19,7 @@ import onnx
 import onnxruntime
 import pytest
 from causal_bundles import write_bundle
+from support import one_sentence
 
 from edgemt import prepack_command, prepack_trial
 from edgemt.bundle import MANIFEST, PREPACKED, open_bundle, pack, read_manifest, seal
@@ -235,9 +238,21 @@ def test_one_file_has_it_in_the_cache(
     assert folder.is_dir()
     capsys.readouterr()
     assert main(["prepack", "--remove", str(packed)]) == 0
-    assert capsys.readouterr().out == f"{folder} removed\n" and not list(cache.glob("*"))
+    assert capsys.readouterr().out == f"{folder} removed\n" and not cache.exists()
     assert main(["prepack", "--remove", str(packed)]) == 0
     assert "nothing is packed" in capsys.readouterr().out
+
+
+def test_beside_a_bundle_that_cannot_be_written_it_is_in_the_cache(
+    bundle: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["prepack", "--remove", str(bundle)]) == 0
+    monkeypatch.setattr(os, "access", lambda *_: False)  # these tests may run as root, who can write anywhere
+    assert main(["prepack", str(bundle)]) == 0
+    assert len(list(cache.iterdir())) == 1 and not (bundle / PREPACKED).exists()
+    assert said(bundle) == (said(bundle, plain=True)[0], True)
+    assert main(["prepack", "--remove", str(bundle)]) == 0
+    assert not cache.exists()
 
 
 def test_drafts_are_verified_alike(made: Path) -> None:
@@ -258,6 +273,19 @@ def test_where_there_is_no_room_nothing_is_begun(
     assert main(["prepack", str(bundle)]) == 1
     message = capsys.readouterr().err
     assert "MB are needed" in message and "0 MB are free" in message and message.count("\n") == 1
+    assert not (bundle / PREPACKED).exists()
+
+
+@pytest.mark.parametrize("most", [100_000, 1_000])
+def test_where_a_write_fails_nothing_is_left(most: int, bundle: Path) -> None:
+    """As on a full disk; the bundle's own file of weights is larger than this."""
+    assert main(["prepack", "--remove", str(bundle)]) == 0
+    done = subprocess.run(
+        [sys.executable, "-m", "edgemt.cli", "prepack", str(bundle)],
+        capture_output=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (most, most)),
+    )
+    assert "free some room there" in one_sentence(done)
     assert not (bundle / PREPACKED).exists()
 
 
@@ -311,7 +339,7 @@ def test_a_form_that_is_not_known_is_told(tmp_path: Path) -> None:
     data.write_bytes(b"")
     with pytest.raises(ValueError, match="ends early"):
         ort_prepack.align(model, data)
-    with pytest.raises(EdgemtError, match="could not be written packed"):
+    with pytest.raises(EdgemtError, match="the packed weights of"):
         ort_prepack.write(model, tmp_path, "other")
 
 
