@@ -114,7 +114,7 @@ def translate(translator: Translator, row: Row, pair: tuple[str, str], way: Way)
         assert wanted
         constraint = wanted.constraint()
         if not way.stops:
-            constraint = TermConstraint(list(wanted.terms.values()), tokenizer.inner)
+            constraint = TermConstraint(list(wanted.terms.values()), tokenizer.inner, words=tokenizer.words)
     options = dataclasses.replace(translator.options, **way.options)
     source = wanted.source if wanted and way.switch else row.source
     (found,) = translator.family.generate(translator.program, [Request(source, *pair, constraint)], options)

@@ -41,6 +41,10 @@ class BytePairs:
         return frozenset(i for i, piece in self.pieces.items() if LATIN.match(piece))
 
     @cached_property
+    def words(self) -> frozenset[int]:
+        return frozenset(i for i, piece in self.pieces.items() if LATIN.match(piece[-1:]))
+
+    @cached_property
     def digits(self) -> frozenset[int]:
         return frozenset(i for i, piece in self.pieces.items() if len(piece) == 1 and piece in "0123456789")
 

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-OTHER = -1  # any token that is in no spelling
+# Any token that is in no spelling: -1, less 1 if it goes on with a word, less 2 if it ends in a letter.
+OTHER, GOING_ON = -1, (-2, -4)
 NEVER = 1 << 30  # `missing` of a hypothesis that nothing can make meet its constraint any more
 LEAST = 0.01  # the least attention that counts: a model's mistake must not forbid a place
 
@@ -17,7 +18,7 @@ class Constraint(Protocol):
 
     @property
     def missing(self) -> int:
-        """The fewest further tokens that meet the constraint; 0: it is met, and the hypothesis may end.
+        """So many further tokens meet the constraint for certain; 0: it is met, and the hypothesis may end.
 
         More than a model has positions: it cannot be met any more.
         """
@@ -83,27 +84,30 @@ class TermConstraint:
         inside: Iterable[int] = (),
         spans: Sequence[Sequence[int]] = (),
         stops: Stops = Stops(),
+        words: Iterable[int] = (),
     ) -> None:
         """`alternatives`: for each term, its spellings in token ids, none of them empty.
 
-        `inside`: ids that continue a word ("ies"). A term that one of them follows directly has not appeared
-        as a word, unless that token begins another term. `spans`: as in `Constraint`, for guidance.
+        `inside`: ids that go on with a word ("ies", "CT"); `words`: ids that end in a letter. One that ends
+        so, and that an id of `inside` follows, has not appeared as a word; nor does one begin with such an id
+        behind a letter, if it has another spelling. `spans`: as in `Constraint`, for guidance.
         """
-        self._enter(_Automaton(alternatives, frozenset(inside), spans, stops), 0, 0, 0, stops.inner, False)
+        automaton = _Automaton(alternatives, frozenset(inside), frozenset(words), spans, stops)
+        self._enter(automaton, 0, 0, 0, stops.inner, False, False)
 
     def _enter(
-        self, automaton: _Automaton, node: int, met: int, fresh: int, stops: int, point: bool
+        self, automaton: _Automaton, node: int, met: int, fresh: int, stops: int, point: bool, word: bool
     ) -> TermConstraint:
         """`met`: the terms that have appeared; `fresh`: those whose last token is the hypothesis' last.
 
         `stops`: sentence ends that may still come before the last term (-1: too many came); `point`: the
-        last token is one of them, unless a digit follows.
+        last token is one of them, unless a digit follows; `word`: the last token ends in a letter.
         """
-        self._automaton, self._state = automaton, (node, met, fresh, stops, point)
+        self._automaton, self._state = automaton, (node, met, fresh, stops, point, word)
         self._after: dict[int, TermConstraint] = {}
-        self._candidates = automaton.candidates(node, met | fresh)
-        self._unmet, self._begins, self._special = automaton.guidance(node, met | fresh)
-        self.missing = automaton.missing(node, met | fresh)
+        self._candidates = automaton.candidates(node, met | fresh, word)
+        self._unmet, self._begins, self._special = automaton.guidance(node, met | fresh, word)
+        self.missing = automaton.missing(node, met | fresh, careful=bool(fresh) and word)
         self.spans = automaton.spans
         if self.missing and point and not stops:
             self._candidates, self.missing = tuple(automaton.stops.digits), self.missing + 1
@@ -115,26 +119,25 @@ class TermConstraint:
         return self._candidates
 
     def advance(self, token: int) -> TermConstraint:
-        if token not in self._automaton.alphabet:
-            token = OTHER
+        token = self._automaton.kind(token)
         if token not in self._after:
             self._after[token] = self._advance(token)
         return self._after[token]
 
     def _advance(self, token: int) -> TermConstraint:
         automaton = self._automaton
-        node, met, fresh, stops, point = self._state
+        node, met, fresh, stops, point, word = self._state
         if point and token not in automaton.stops.digits:
             stops -= 1
-        node = automaton.follow(node, token)
-        joined = token in automaton.inside and not node
+        node = automaton.follow(node, token, word)
+        joined = word and automaton.goes_on(token)
         met = met if joined else met | fresh
         fresh = automaton.ends[node] & ~met
         point = False
         if token in automaton.stops.closing and not node and self.missing:
             point = token in automaton.stops.points and bool(automaton.stops.digits)
             stops -= not point
-        state = (node, met, fresh, stops, point)
+        state = (node, met, fresh, stops, point, automaton.is_word(token))
         if state not in automaton.states:
             automaton.states[state] = object.__new__(TermConstraint)._enter(automaton, *state)
         return automaton.states[state]
@@ -162,35 +165,39 @@ class _Automaton:
         self,
         alternatives: Sequence[Sequence[Sequence[int]]],
         inside: frozenset[int],
+        words: frozenset[int],
         spans: Sequence[Sequence[int]],
         stops: Stops,
     ) -> None:
         if not all(term and all(term) for term in alternatives):
             raise ValueError("a term without a spelling, or a spelling without tokens")
-        self.inside, self.spans, self.stops = inside, spans or [()] * len(alternatives), stops
+        # First tokens of terms that are never spelt with a space may stand anywhere.
+        free = {s[0] for term in alternatives if all(s[0] in inside for s in term) for s in term}
+        self.inside, self.words = (inside - free if free else inside), words
+        self.bare = {s[0] for term in alternatives for s in term} & self.inside  # not behind a letter
+        self.spans, self.stops = spans or [()] * len(alternatives), stops
         # Terms whose source is in one place: they are not expected twice.
         self.once = sum(
             1 << n for n, span in enumerate(self.spans) if span and span[-1] - span[0] < len(span)
         )
         tokens = (token for term in alternatives for spelling in term for token in spelling)
-        self.alphabet = inside.union(tokens, stops.closing, stops.digits)
-        self.shortest = [min(map(len, term)) for term in alternatives]
-        self.states: dict[tuple[int, int, int, int, bool], TermConstraint] = {}
+        self.alphabet = stops.closing.union(tokens, stops.digits)
+        self.shortest = [min(len(s) for s in term if s[0] not in self.bare) for term in alternatives]
+        self.states: dict[tuple[int, int, int, int, bool, bool], TermConstraint] = {}
         self.children: list[dict[int, int]] = [{}]
         self.ends = [0]  # the terms that are complete here
-        self.left: list[set[tuple[int, int]]] = [
-            set()
-        ]  # (term, tokens still to come) of the spellings begun here
+        # (term, tokens still to come, the next of them or OTHER) of the spellings begun here
+        self.left: list[set[tuple[int, int, int]]] = [set()]
         for number, term in enumerate(alternatives):
             for spelling in term:
                 self._add(number, spelling)
         self.fallback = [0] * len(self.children)  # the longest node that is a proper ending of this one
-        queue = list(self.children[0].values())
-        for node in queue:
+        queue = list(self.children[0].items())
+        for last, node in queue:
             for token, child in self.children[node].items():
-                queue.append(child)
-                self.fallback[child] = self.follow(self.fallback[node], token)
-        for node in queue:  # shorter nodes come first
+                queue.append((token, child))
+                self.fallback[child] = self.follow(self.fallback[node], token, last in words)
+        for _, node in queue:  # shorter nodes come first
             self.ends[node] |= self.ends[self.fallback[node]]
             self.left[node] |= self.left[self.fallback[node]]
 
@@ -203,21 +210,42 @@ class _Automaton:
                 self.ends.append(0)
                 self.left.append(set())
             node = self.children[node][token]
-            self.left[node].add((number, len(spelling) - position))
+            after = spelling[position] if position < len(spelling) else OTHER
+            self.left[node].add((number, len(spelling) - position, after))
         self.ends[node] |= 1 << number
 
-    def follow(self, node: int, token: int) -> int:
+    def kind(self, token: int) -> int:
+        """The token, or what it counts as."""
+        if token in self.alphabet:
+            return token
+        return OTHER - (token in self.inside) - 2 * (token in self.words)
+
+    def goes_on(self, kind: int) -> bool:
+        return kind in self.inside or kind in GOING_ON
+
+    def is_word(self, kind: int) -> bool:
+        return kind in self.words or kind < OTHER - 1
+
+    def follow(self, node: int, token: int, word: bool) -> int:
+        """The node after one more token; `word`: it stands behind a letter."""
         while node and token not in self.children[node]:
             node = self.fallback[node]
-        return self.children[node].get(token, 0)
+        return 0 if not node and word and token in self.bare else self.children[node].get(token, 0)
 
-    def missing(self, node: int, met: int) -> int:
-        """Tokens still to come: the shortest spelling of each unmet term, the rest only of one begun here."""
+    def missing(self, node: int, met: int, careful: bool) -> int:
+        """Tokens still to come: the shortest spelling of each unmet term, the rest only of one begun here.
+
+        `careful`: what would go on with the word that a term has ended in is not gone on with.
+        """
         total = sum(length for number, length in enumerate(self.shortest) if not met >> number & 1)
-        saved = (self.shortest[n] - left for n, left in self.left[node] if not met >> n & 1)
+        saved = (
+            self.shortest[n] - left
+            for n, left, token in self.left[node]
+            if not (met >> n & 1 or (careful and token in self.inside))
+        )
         return total - max(0, max(saved, default=0))
 
-    def guidance(self, node: int, met: int) -> tuple[int, dict[int, list[int]], dict[int, float]]:
+    def guidance(self, node: int, met: int, word: bool) -> tuple[int, dict[int, list[int]], dict[int, float]]:
         """For `guide`: the unmet terms that have a span; each token that begins some, and which; the tokens
         that add the same whatever the attention is.
 
@@ -228,7 +256,9 @@ class _Automaton:
         special: dict[int, float] = {}
         for at in {0, node}:
             for token, child in self.children[at].items():
-                terms = sorted({number for number, _ in self.left[child] if unmet >> number & 1})
+                if not at and word and token in self.bare:
+                    continue
+                terms = sorted({number for number, *_ in self.left[child] if unmet >> number & 1})
                 if terms and not at:
                     begins[token] = terms
                 elif not terms and self.ends[child] & met & self.once:
@@ -237,13 +267,15 @@ class _Automaton:
                     special[token] = 0.0
         return unmet, begins, special
 
-    def candidates(self, node: int, met: int) -> tuple[int, ...]:
+    def candidates(self, node: int, met: int, word: bool) -> tuple[int, ...]:
         """The tokens that begin or continue a spelling of an unmet term."""
         found: dict[int, None] = {}
         at: int | None = node
         while at is not None:
             for token, child in self.children[at].items():
-                if any(not met >> number & 1 for number, _ in self.left[child]):
+                if not at and word and token in self.bare:
+                    continue
+                if any(not met >> number & 1 for number, *_ in self.left[child]):
                     found[token] = None
             at = self.fallback[at] if at else None
         return tuple(found)

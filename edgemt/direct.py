@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from edgemt import text as texts
 from edgemt.family import Family, Request
-from edgemt.glossary import Glossary, Wanted
+from edgemt.glossary import Glossary
 from edgemt.runtimes.protocol import Program
 from edgemt.search import Hypothesis, SearchOptions
 from edgemt.segment import Segment
@@ -55,18 +55,12 @@ class Direct:
         if self.glossary:
             wanted = self.glossary.wanted(sentence, self.target_lang, self.family.tokenizer)
         source = wanted.source if wanted else sentence
-
-        def answer(wanted: Wanted | None) -> tuple[Hypothesis, str, tuple[str, ...]]:
-            constraint = wanted.constraint() if wanted else None
-            request = Request(source, self.source_lang, self.target_lang, constraint)
-            (found,) = self.family.generate(self.program, [request], self.options)
-            target = self._target(sentence, found)
-            text, lacking = wanted.check(target) if wanted else (target, ())
-            return found, text, lacking
-
-        found, target, missing = answer(wanted)
-        if wanted and missing:  # a term without a space before it may have become the end of another word
-            found, target, missing = answer(wanted.apart())
+        constraint = wanted.constraint() if wanted else None
+        request = Request(source, self.source_lang, self.target_lang, constraint)
+        (found,) = self.family.generate(self.program, [request], self.options)
+        target, missing = self._target(sentence, found), ()
+        if wanted:
+            target, missing = wanted.check(target)
         ms = (time.perf_counter() - started) * 1000
         return self._segment(sentence, source, found, target, missing, ms)
 

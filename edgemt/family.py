@@ -37,7 +37,15 @@ class Tokenizer(Protocol):
     control: frozenset[int]
 
     @property
-    def inner(self) -> frozenset[int]: ...
+    def inner(self) -> frozenset[int]:
+        """Ids that go on with a word in Latin letters, or a number, if they stand behind one."""
+        ...
+
+    @property
+    def words(self) -> frozenset[int]:
+        """Ids that end in a Latin letter or a digit."""
+        ...
+
     @property
     def digits(self) -> frozenset[int]: ...
     @property

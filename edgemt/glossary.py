@@ -89,17 +89,13 @@ class Wanted:
         self.target_lang, self.tokenizer = target_lang, tokenizer
 
     def constraint(self) -> TermConstraint:
-        """For the search. After a term in Latin letters no piece may come that makes it a longer word."""
+        """For the search. A term in Latin letters is no part of a longer word."""
         known = self.tokenizer
         points = frozenset(i for i in known.closing if known.pieces[i] == ".")
         stops = Stops(known.closing, points, known.digits, self.inner_stops)
-        latin = any(LATIN.match(term[-1]) for term in self.terms)
-        return TermConstraint(list(self.terms.values()), known.inner if latin else (), self.spans, stops)
-
-    def apart(self) -> Wanted:
-        """The same, with a space before every term in Latin letters."""
-        terms = dict.fromkeys(self.terms, False)
-        return Wanted(terms, self.target_lang, self.tokenizer, self.source, self.spans, self.inner_stops)
+        latin = any(LATIN.match(end) for term in self.terms for end in (term[0], term[-1]))
+        inside, words = (known.inner, known.words) if latin else ((), ())
+        return TermConstraint(list(self.terms.values()), inside, self.spans, stops, words)
 
     def check(self, text: str) -> tuple[str, tuple[str, ...]]:
         """The output with every term exactly as the user wrote it, and the terms that it lacks."""

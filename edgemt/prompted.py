@@ -197,8 +197,6 @@ class Prompted:
             answer = once(wanted.source)
         if wanted and answer.missing:
             answer = once(text, wanted.constraint())
-        if wanted and answer.missing:  # a term without a space before it may have become another word's end
-            answer = once(text, wanted.apart().constraint())
         return answer
 
     def _request(

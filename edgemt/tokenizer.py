@@ -49,6 +49,11 @@ class Tokenizer:
         return frozenset(i for piece, i in self.ids.items() if LATIN.match(piece))
 
     @cached_property
+    def words(self) -> frozenset[int]:
+        """Ids of the pieces that end in a Latin letter or a digit."""
+        return frozenset(i for piece, i in self.ids.items() if LATIN.match(piece[-1:]))
+
+    @cached_property
     def digits(self) -> frozenset[int]:
         """Ids of single digits that go on with a number."""
         return frozenset(i for piece, i in self.ids.items() if re.fullmatch(r"[0-9]", piece))

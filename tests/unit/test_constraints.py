@@ -29,25 +29,34 @@ def places(tokens: Sequence[int], spelling: Sequence[int]) -> list[int]:
     return [i + n for i in range(len(tokens) - n + 1) if list(tokens[i : i + n]) == list(spelling)]
 
 
-def holds(tokens: Sequence[int], alternatives, joins=()) -> bool:
+def holds(tokens: Sequence[int], alternatives, inside=(), words=()) -> bool:
+    """Whether every term has appeared as a word: `inside` goes on with one, `words` end in a letter."""
+    free = {s[0] for term in alternatives if all(s[0] in inside for s in term) for s in term}
+    inside = set(inside) - free
+
+    def glued(at: int) -> bool:
+        return 0 < at < len(tokens) and tokens[at - 1] in words and tokens[at] in inside
+
     return all(
-        any(end == len(tokens) or tokens[end] not in joins for s in term for end in places(tokens, s))
+        any(not glued(end) and not glued(end - len(s)) for s in term for end in places(tokens, s))
         for term in alternatives
     )
 
 
-@given(terms, st.lists(st.sampled_from([3, 4, 5, 6, 7, JOIN]), max_size=14))
-def test_it_is_met_when_every_term_has_appeared(alternatives, tokens):
-    for joins in ((), (JOIN,)):
-        constraint = TermConstraint(alternatives, joins)
-        for count, token in enumerate(tokens, 1):
-            constraint = constraint.advance(token)
-            assert (constraint.missing == 0) == holds(tokens[:count], alternatives, joins)
+letters = st.sets(st.sampled_from([3, 4, 5, 6, 7, JOIN]))
 
 
-@given(terms, st.lists(st.sampled_from([3, 4, 5, 6, 7, JOIN]), max_size=10))
-def test_as_many_candidates_as_are_missing_meet_it(alternatives, tokens):
-    constraint = TermConstraint(alternatives, [JOIN])
+@given(terms, st.lists(st.sampled_from([3, 4, 5, 6, 7, JOIN]), max_size=14), letters, letters)
+def test_it_is_met_when_every_term_has_appeared(alternatives, tokens, inside, words):
+    constraint = TermConstraint(alternatives, inside, words=words)
+    for count, token in enumerate(tokens, 1):
+        constraint = constraint.advance(token)
+        assert (constraint.missing == 0) == holds(tokens[:count], alternatives, inside, words)
+
+
+@given(terms, st.lists(st.sampled_from([3, 4, 5, 6, 7, JOIN]), max_size=10), letters, letters)
+def test_as_many_candidates_as_are_missing_meet_it(alternatives, tokens, inside, words):
+    constraint = TermConstraint(alternatives, inside, words=words)
     for token in tokens:
         constraint = constraint.advance(token)
     taken, promised = list(tokens), constraint.missing
@@ -57,8 +66,16 @@ def test_as_many_candidates_as_are_missing_meet_it(alternatives, tokens):
         constraint = constraint.advance(token)
         taken.append(token)
     assert len(taken) <= len(tokens) + promised
-    assert holds(taken, alternatives, [JOIN])
+    assert holds(taken, alternatives, inside, words)
     assert not constraint.candidates()
+
+
+def test_a_longer_word_is_not_the_term():
+    holter, holters = [[1, 2]], [[1, 2, 3]]  # " Hol" "ter" "s"
+    constraint = TermConstraint([holter, holters], inside=[2, 3], words=[1, 2, 3])
+    for token, missing in ((1, 4), (2, 3), (3, 2), (8, 2), (1, 1), (2, 0)):
+        constraint = constraint.advance(token)
+        assert constraint.missing == missing
 
 
 # Sentence ends: token 7 is one, token 8 a full stop or a decimal point, and JOIN the only digit.
