@@ -24,6 +24,7 @@ MANIFEST = "manifest.json"
 DEFAULT = Path(__file__).parent / "bundles" / "medical-zh-en"
 PREPACKED = "prepacked"  # what `edgemt prepack` puts into a bundle: this machine's, and no part of it
 LONGEST_MANIFEST = 64 << 20  # bytes
+PIECE = 1 << 20  # bytes in memory at a time
 COPY_AGAIN = "copy the bundle again, or export it again"
 
 
@@ -70,7 +71,9 @@ def pack(directory: Path, path: Path) -> None:
             for name in [MANIFEST, *sorted(manifest.files)]:
                 entry = zipfile.ZipInfo(name)  # dated 1980, so that the bytes do not depend on the clock
                 entry.compress_type = zipfile.ZIP_DEFLATED
-                archive.writestr(entry, (directory / name).read_bytes())
+                entry.file_size = (directory / name).stat().st_size  # from 2 GB on it is written otherwise
+                with (directory / name).open("rb") as source, archive.open(entry, "w") as target:
+                    shutil.copyfileobj(source, target, PIECE)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -160,7 +163,7 @@ def unpack(archive: zipfile.ZipFile, member: str, target: Path, size: int) -> No
     target.parent.mkdir(parents=True, exist_ok=True)
     with archive.open(member) as source, target.open("wb") as file:
         left = size + 1
-        while left and (block := source.read(min(left, 1 << 20))):
+        while left and (block := source.read(min(left, PIECE))):
             file.write(block)
             left -= len(block)
 

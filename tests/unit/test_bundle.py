@@ -6,6 +6,7 @@ import dataclasses
 import gc
 import json
 import shutil
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -56,6 +57,20 @@ def test_sealing_again_changes_nothing(bundle: Path) -> None:
 def test_archives_of_one_bundle_are_equal(bundle: Path, archive: Path, tmp_path: Path) -> None:
     pack(bundle, tmp_path / "again.edgemt")
     assert (tmp_path / "again.edgemt").read_bytes() == archive.read_bytes()
+
+
+def test_a_large_file_goes_through_memory_in_pieces(bundle: Path, tmp_path: Path) -> None:
+    with (bundle / "large.bin").open("wb") as file:
+        file.truncate(64 << 20)
+    seal(bundle, read_manifest(bundle / MANIFEST))
+    tracemalloc.start()
+    try:
+        pack(bundle, tmp_path / "large.edgemt")
+        opened = open_bundle(tmp_path / "large.edgemt")
+        assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    finally:
+        tracemalloc.stop()
+    assert opened.file("large.bin").stat().st_size == 64 << 20
 
 
 def test_an_archive_is_unpacked_privately_and_removed(archive: Path) -> None:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import shutil
 import socket
 import subprocess
 import sys
+import tracemalloc
 import zipfile
 from pathlib import Path
 
 import pytest
 from kits import installer, pack, reseal, tree, unpack
+
+import edgemt
 
 
 @pytest.fixture(scope="module")
@@ -282,3 +286,17 @@ def test_one_installer_at_a_time(copy: Path, other: Path) -> None:
         fcntl.flock(file, fcntl.LOCK_EX)
         assert "another installation" in refused(installer(other, "--prefix", copy))
     assert tree(copy) == before
+
+
+def test_a_bundle_larger_than_memory_goes_through_it_in_pieces(tmp_path: Path) -> None:
+    install = runpy.run_path(str(Path(edgemt.__file__).parent / "pack" / "kit" / "install.py"))
+    (tmp_path / "large.bin").write_bytes(bytes(48 << 20))
+    with zipfile.ZipFile(tmp_path / "large.edgemt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(tmp_path / "large.bin", "large.bin")
+    tracemalloc.start()
+    try:
+        install["unpack"](tmp_path / "large.edgemt", tmp_path / "out")
+        same = install["sha256"](tmp_path / "out" / "large.bin") == install["sha256"](tmp_path / "large.bin")
+        assert same and tracemalloc.get_traced_memory()[1] < 16 << 20
+    finally:
+        tracemalloc.stop()

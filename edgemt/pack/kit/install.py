@@ -27,6 +27,7 @@ PREFIX = "/opt/edgemt"
 MARK = "kit.json"  # in each version's folder: what it is, and its files
 UNITS = Path("/etc/systemd/system")
 UNIT_NAMES = ("edgemt.socket", "edgemt@.service")
+PIECE = 1 << 20  # bytes in memory at a time
 AGAIN = "nothing was changed; copy the kit again"
 WRAPPER = """#!/bin/sh
 here=$(dirname "$(readlink -f "$0")")
@@ -116,18 +117,18 @@ def checked_manifest() -> dict:
     if hashlib.sha256(text.encode()).hexdigest() != manifest.get("digest"):
         raise Refusal(f"manifest.json was changed after it was written, {AGAIN}")
     for name in files:
-        content(manifest, name)
+        checked(manifest, name)
     return manifest
 
 
-def content(manifest: dict, name: str) -> bytes:
+def checked(manifest: dict, name: str) -> Path:
     try:
-        data = (KIT / name).read_bytes()
+        digest = sha256(KIT / name)
     except OSError:
         raise Refusal(f"{name} is missing from the kit, {AGAIN}") from None
-    if hashlib.sha256(data).hexdigest() != manifest["files"][name]["sha256"]:
+    if digest != manifest["files"][name]["sha256"]:
         raise Refusal(f"{name} is damaged, {AGAIN}")
-    return data
+    return KIT / name
 
 
 def check_machine(manifest: dict) -> None:
@@ -179,7 +180,7 @@ def build(partial: Path, target: Path, manifest: dict) -> None:
     for name in manifest["files"]:
         if name.startswith(("licences/", "systemd/")) or name == "README.txt":
             (partial / name).parent.mkdir(parents=True, exist_ok=True)
-            (partial / name).write_bytes(content(manifest, name))
+            shutil.copyfile(checked(manifest, name), partial / name)
     python = Path(os.path.realpath(getattr(sys, "_base_executable", sys.executable)))
     (partial / "bin" / "python").symlink_to(python)
     version = "{}.{}.{}".format(*sys.version_info[:3])
@@ -228,7 +229,8 @@ def unpack(archive: Path, folder: Path, place=None) -> None:
                     f"{archive.name} names a file outside its folder ({entry.filename}); do not use this kit"
                 )
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(source.read(entry))
+            with source.open(entry) as data, path.open("wb") as file:  # a bundle may be larger than memory
+                shutil.copyfileobj(data, file, PIECE)
 
 
 def sound(folder: Path) -> bool:
@@ -409,7 +411,11 @@ def files_below(folder: Path) -> list[Path]:
 
 
 def sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(PIECE):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def emulated() -> bool:
