@@ -73,10 +73,20 @@ def test_the_unit_tests_pass(name: str) -> None:
     assert done.returncode == 0, done.stdout.decode()[-3000:] + done.stderr.decode()[-1000:]
 
 
-@pytest.mark.parametrize("kind", ["hunyuan_v1_dense", "qwen2"])
-def test_a_four_bit_step_of_any_width_gives_the_same_bits(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "precision", "block"),
+    [
+        ("hunyuan_v1_dense", "int4", 32),
+        *(("qwen2", "int4", block) for block in (32, 64, 128)),
+        ("qwen2", "int8-blocks", 128),
+    ],
+)
+def test_a_step_of_any_width_gives_the_same_bits(
+    kind: str, precision: str, block: int, tmp_path: Path
+) -> None:
     """So that a draft can be verified there: see edgemt/drafts.py."""
-    bundle = write_bundle(tmp_path / "bundle", kind, "int4")
+    wide = {"hidden_size": 128, "intermediate_size": 256}  # whole blocks of 128
+    bundle = write_bundle(tmp_path / "bundle", kind, precision, block=block, **wide)
     done = emulate.run(["-c", MARGIN, bundle])
     assert done.returncode == 0, done.stderr.decode()
     assert float(done.stdout) == 0.0
