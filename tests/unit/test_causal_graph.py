@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from causal_bundles import write_graphs
 from causal_models import CASES, EOS, VOCABULARY, checkpoint_of, model_of
 from transformers import PreTrainedModel
 
 from edgemt.errors import EdgemtError
 from edgemt.export.graphs import causal
 from edgemt.export.targets import target
-from edgemt.manifest import Graph, Manifest
 from edgemt.runtimes import open_program
 from edgemt.runtimes.protocol import Program, Want
 
@@ -24,26 +24,7 @@ torch.set_num_threads(1)
 def program_of(model: PreTrainedModel, directory: Path) -> Program:
     canonical = causal.build(checkpoint_of(model), 7, EOS, [])
     lowered = target("onnxruntime").lower(canonical, "fp32")
-    files = lowered.graphs.write(directory)
-    manifest = Manifest(
-        name="tiny",
-        family="causal",
-        languages=[["zh", "en"]],
-        target="onnxruntime",
-        precision="fp32",
-        graphs={
-            role: Graph(file, lowered.graphs.inputs(role), lowered.graphs.outputs(role))
-            for role, file in files.items()
-        },
-        states=canonical.states,
-        model=canonical.model,
-        tokenizer={},
-        generation={},
-        features={},
-        licence="",
-        provenance={},
-        gate={},
-    )
+    manifest = write_graphs(directory, canonical, lowered)
     return open_program(directory, manifest)
 
 

@@ -12,6 +12,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from causal_bundles import write_graphs
 from causal_fixtures import clinical_pairs, learnt_by_heart
 from causal_models import CASES, EOS, VOCABULARY, checkpoint_of, model_of
 
@@ -26,7 +27,6 @@ from edgemt.export.graphs.graphset import Builder, Canonical, GraphSet
 from edgemt.export.targets import PLAIN, Calibrated, target
 from edgemt.export.targets.cache8 import to_cache8
 from edgemt.export.targets.quantize import S8_PAIRED, Quantizer
-from edgemt.manifest import Graph, Manifest
 from edgemt.runtimes import open_program
 from edgemt.runtimes.protocol import Program, Tap, Want
 
@@ -86,26 +86,7 @@ def program_of(
 ) -> Program:
     lowered = target("onnxruntime").lower(canonical, precision, found)
     directory.mkdir(exist_ok=True)
-    files = lowered.graphs.write(directory)
-    manifest = Manifest(
-        name="tiny",
-        family="causal",
-        languages=[["zh", "en"]],
-        target="onnxruntime",
-        precision=precision,
-        graphs={
-            role: Graph(file, lowered.graphs.inputs(role), lowered.graphs.outputs(role))
-            for role, file in files.items()
-        },
-        states=canonical.states,
-        model=canonical.model,
-        tokenizer={},
-        generation={},
-        features={},
-        licence="",
-        provenance={},
-        gate={},
-    )
+    manifest = write_graphs(directory, canonical, lowered, precision)
     return open_program(directory, manifest, taps={"step": taps} if taps else None, on_tap=on_tap)
 
 
