@@ -47,7 +47,7 @@ def ended(text: str, source: str) -> str:
     text = text[: min(ends)].rstrip() if ends else text
     if "\n" in source:
         return text
-    lines = re.split(r"[ \t]*[\r\n]\s*", re.split(r"\n\s*\n", text)[0])
+    lines = [line.rstrip() for line in re.split(r"[\r\n]\s*", re.split(r"\n\s*\n", text)[0])]
     notes = [i for i, line in enumerate(lines) if i and NOTE.match(line)]
     return " ".join(lines[: notes[0]] if notes else lines)
 

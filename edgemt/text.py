@@ -7,6 +7,7 @@ what it gets wrong in clinical notes (list numbers, Latin abbreviations in Chine
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -20,6 +21,9 @@ SURROGATES = re.compile("[\ud800-\udfff]")  # half characters: they cannot be wr
 # it is English with a Chinese name or quotation in it.
 HAN_SHARE, HAN_SURE = 0.1, 0.3
 ENGLISH_WORDS = re.compile(r"\b(the|is|are|was|has|have|had|of|and|to|in|with|for|a|an)\b", re.IGNORECASE)
+
+# Two characters of which a reader sees one: behind a joiner, before one, a variation or a colour of skin.
+JOINED = re.compile("\u200d.|.[\u200d\ufe0e\ufe0f\U0001f3fb-\U0001f3ff]", re.DOTALL)
 
 LINE = re.compile(r"[^\r\n]*(?:\r\n|\n|\r)|[^\r\n]+")
 CELL = re.compile(r"\t+|[^\t]+")
@@ -36,11 +40,12 @@ CLAUSE_ENDS = (re.compile(r"[；;]\s*"), re.compile(r"[，：]|[,:]\s+|——"),
 
 # What does not belong into a finished text: Chinese has no spaces between ideographs and uses wide marks.
 WIDE = r"[^\0-\u2e7f]"  # ideographs, and the marks that go with them
+SPACES = "(?:(?<! ) +)?"  # from the first of them only, or a long run would take the square of its length
 SPACE_IN_CHINESE = re.compile(rf"(?<={WIDE}|[“”…]) +(?={WIDE}|[“”…])")
 NARROW_MARK = re.compile(rf"(?<={WIDE}|”) *([,;:?!]|\.(?![\w.])) *")
-NARROW_BRACKETS = re.compile(rf" *\(([^()]*{WIDE}[^()]*)\) *")
+NARROW_BRACKETS = re.compile(rf"{SPACES}\(([^()]*{WIDE}[^()]*)\) *")
 WIDEN = str.maketrans(",;:?!.", "，；：？！。")
-WIDE_MARK = re.compile(r" *([，；：？！。、]) *")
+WIDE_MARK = re.compile(rf"{SPACES}([，；：？！。、]) *")
 NARROW = str.maketrans("，；：？！。、", ",;:?!.,")
 
 
@@ -131,11 +136,15 @@ def trimmed(sentence: str, fits: Callable[[str], bool]) -> Iterator[Piece]:
 
 
 def blocks(line: str) -> Iterator[str]:
-    """A line in parts of at most BLOCK characters, each cut after its last sentence end if it has one."""
+    """A line in parts of at most BLOCK characters, each cut after its last sentence end, clause or word."""
     start = 0
     while len(line) - start > BLOCK:
-        ends = [match.end() for match in SENTENCE_END.finditer(line, start, start + BLOCK)]
-        end = ends[-1] if ends else start + BLOCK
+        for mark in (SENTENCE_END, *CLAUSE_ENDS):
+            if ends := [match.end() for match in mark.finditer(line, start, start + BLOCK)]:
+                end = ends[-1]
+                break
+        else:
+            end = between(line, start + BLOCK)
         yield line[start:end]
         start = end
     yield line[start:]
@@ -166,7 +175,7 @@ def cut(sentence: str, fits: Callable[[str], bool], level: int = 0) -> Iterator[
     if len(sentence) < 2 or fits(sentence):
         yield sentence
     elif level == len(CLAUSE_ENDS):
-        middle = len(sentence) // 2
+        middle = between(sentence, len(sentence) // 2)
         yield from cut(sentence[:middle], fits, level)
         yield from cut(sentence[middle:], fits, level)
     else:
@@ -180,6 +189,20 @@ def cut(sentence: str, fits: Callable[[str], bool], level: int = 0) -> Iterator[
                 part = ""
             part += clause
         yield from cut(part, fits, level + 1)
+
+
+def between(text: str, at: int) -> int:
+    """The nearest place up to `at`, else behind it, that divides no character from its accents, and no emoji.
+
+    `at` itself where the text is all one such character.
+    """
+    return next(
+        (place for place in (*range(at, 0, -1), *range(at, len(text))) if not joined(text, place)), at
+    )
+
+
+def joined(text: str, at: int) -> bool:
+    return unicodedata.combining(text[at]) > 0 or JOINED.match(text[at - 1 : at + 1]) is not None
 
 
 def spaced(pieces: Iterable[Piece], target_lang: str) -> Iterator[tuple[Piece, str]]:

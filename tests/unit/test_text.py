@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import time
+import unicodedata
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from edgemt import text
+from edgemt.answers import clean
 from edgemt.text import Piece
 
 TEXTS = st.text(
@@ -144,3 +148,40 @@ def test_a_clause_ends_as_a_clause() -> None:
 def test_half_characters_are_replaced(string: str) -> None:
     assert text.well_formed(string) == string
     assert text.well_formed(string + "\ud800") == string + "\ufffd"
+
+
+@given(
+    st.lists(
+        st.sampled_from(["e\u0301", "疼", "👩\u200d👩\u200d👦", "👍🏽", "❤\ufe0f", "ไม่"]),
+        min_size=1,
+        max_size=40,
+    )
+)
+@example(["e\u0301"] * 9)
+def test_a_cut_divides_no_character_that_a_reader_sees(characters: list[str]) -> None:
+    parts = list(text.cut("".join(characters), short(8)))
+    assert "".join(parts) == "".join(characters) and max(map(len, parts)) <= 8
+    for part in parts:
+        assert not unicodedata.combining(part[0]) and part[0] not in "\u200d\ufe0f🏽" and part[-1] != "\u200d"
+
+
+@pytest.mark.parametrize("mark", ["，", "; ", ", ", " "])
+def test_a_long_line_without_an_end_is_cut_between_words(mark: str) -> None:
+    line = mark.join(["Appendicitis"] * 900)
+    found = list(text.blocks(line))
+    assert "".join(found) == line and len(found) > 1 and max(map(len, found)) <= text.BLOCK
+    assert all(part.endswith(mark) for part in found[:-1])
+
+
+@pytest.mark.parametrize(
+    "answer", ["a" + " " * 60_000 + "b", "疼" + " " * 60_000 + "b", "```\n" + " " * 60_000 + "b"]
+)
+def test_a_long_run_of_spaces_takes_no_time(answer: str) -> None:
+    began = time.perf_counter()
+    for language in ("en", "zh"):
+        text.tidy(clean(answer, "疼。"), language)
+    assert time.perf_counter() - began < 2  # it was half a minute
+
+
+def test_marks_with_spaces_between_them() -> None:
+    assert text.tidy("a ， ， b  （c） （d）", "en") == "a, , b  (c)  (d)"
