@@ -16,6 +16,7 @@ from typing import NamedTuple
 from edgemt import answers
 from edgemt import text as texts
 from edgemt.constraints import Constraint
+from edgemt.errors import UsageError
 from edgemt.family import Family, Request
 from edgemt.glossary import Glossary, Wanted
 from edgemt.prompts import translation_in
@@ -32,6 +33,8 @@ class Context:
     """The sentences before one: those that were given, and the last `count` that were translated."""
 
     def __init__(self, given: Iterable[str] = (), count: int = 0) -> None:
+        if count < 0:
+            raise UsageError(f"a context of {count} sentences cannot be; give 0 or more")
         lines = (" ".join(sentence.split()) for sentence in given)
         self.given = tuple(line for line in lines if line)
         self.last: deque[str] = deque(maxlen=count)

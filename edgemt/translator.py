@@ -162,6 +162,8 @@ class Translator:
         """
         from edgemt.batches import together
 
+        if batch < 1:
+            raise UsageError(f"a batch of {batch} cannot be; give 1 or more")
         pair = self.direction("", source_lang, target_lang)
         options = self._options({"beam": beam} if beam else {})
         if self.family.prompts:
@@ -197,6 +199,8 @@ class Translator:
         return self.family.tokens(text) <= self.family.limit
 
     def _options(self, asked: Asked) -> SearchOptions:
+        if (beam := asked.get("beam") or 1) < 1:
+            raise UsageError(f"a beam of {beam} cannot be; give 1 or more")
         return dataclasses.replace(
             self.options, beam=asked.get("beam") or self.options.beam, scores=asked.get("scores", False)
         )

@@ -13,6 +13,7 @@ from test_answers import ANSWERS
 from test_markup import SAID, TREES, shape
 
 from edgemt.batches import together
+from edgemt.errors import UsageError
 from edgemt.family import Request
 from edgemt.glossary import Glossary
 from edgemt.prompted import Context, Prompted
@@ -166,6 +167,16 @@ def test_a_batch_is_cleaned_and_tells_what_is_doubtful(toy_bundle: Path) -> None
     assert [segment.doubt for (segment,) in found] == ["", "empty", "script"]
     ((segment,),) = saying(lambda request: "He " * 30, 40).segments_many(["他发烧了。"], "zh", "en")
     assert not segment.finished and segment.target == "He"
+
+
+def test_numbers_that_cannot_be(toy_bundle: Path) -> None:
+    translator = load(toy_bundle)
+    with pytest.raises(UsageError, match="a batch of 0 cannot be"):
+        translator.translate_many(["他疼。"], "zh", "en", batch=0)
+    with pytest.raises(UsageError, match="a beam of -1 cannot be"):
+        translator.translate("他疼。", beam=-1)
+    with pytest.raises(UsageError, match="a context of -1 sentences cannot be"):
+        Context(count=-1)
 
 
 def test_words_come_one_by_one() -> None:
