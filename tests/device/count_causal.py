@@ -5,8 +5,8 @@
 
 A MODEL is a bundle's folder or a GGUF file. The tokens are the same for all: a clinic sentence in the prompt
 of the first bundle (which must come first), cut or repeated to --prompt tokens. llama.cpp is cross-compiled
-on first use: cmake, g++-aarch64-linux-gnu and minutes of CPU time. One thread; what is counted is the prefill
-of the whole prompt, and each token after the first.
+on first use: cmake, g++-aarch64-linux-gnu and four minutes of CPU time. One thread; what is counted is the
+prefill of the whole prompt, and each token after the first.
 """
 
 from __future__ import annotations

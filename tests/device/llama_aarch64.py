@@ -15,7 +15,7 @@ from pathlib import Path
 
 from edgemt.errors import EdgemtError
 
-SOURCES = "llama-cpp-python==0.3.36"  # the sources of llama.cpp come inside its source distribution
+PACKAGE, VERSION = "llama-cpp-python", "0.3.36"  # llama.cpp's sources are in its source distribution
 GUEST = Path(__file__).with_name("llama_guest.cpp")
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgemt"
 COMPILER, TUNE = "aarch64-linux-gnu", "-mcpu=cortex-a76"
@@ -30,8 +30,11 @@ OFF = (
 
 
 def program() -> Path:
-    """The program, built on first use (minutes) and kept. Raises EdgemtError without compiler or sources."""
-    digest = hashlib.sha256(GUEST.read_bytes() + repr((SOURCES, TUNE, OFF)).encode()).hexdigest()[:12]
+    """The program, built on first use (four minutes of CPU time) and kept.
+
+    Raises EdgemtError without compiler or sources.
+    """
+    digest = hashlib.sha256(GUEST.read_bytes() + repr((VERSION, TUNE, OFF)).encode()).hexdigest()[:12]
     built = CACHE / f"llama-aarch64-{digest}"
     if not built.exists():
         for tool in ("cmake", f"{COMPILER}-g++"):
@@ -47,8 +50,8 @@ def program() -> Path:
 
 
 def build(work: Path) -> Path:
-    pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary=:all:"]
-    run([*pip, "--no-build-isolation", "--dest", work, SOURCES])
+    pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", f"--no-binary={PACKAGE}"]
+    run([*pip, "--dest", work, f"{PACKAGE}=={VERSION}"])  # pip asks the package's build tool for its metadata
     with tarfile.open(next(work.glob("*.tar.gz"))) as archive:
         archive.extractall(work, filter="data")
     sources, objects = next(work.glob("*/vendor/llama.cpp")), work / "objects"
