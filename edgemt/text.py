@@ -235,10 +235,17 @@ def tidy(text: str, language: str) -> str:
 
 def settled(text: str, language: str) -> str:
     """What `tidy` of this output begins with, whatever the output goes on with: up to a letter or digit."""
-    end = text.rfind("(") if language == "zh" and text.rfind("(") > text.rfind(")") else len(text)
+    end = after_word(text, len(text))
+    if language == "zh" and (opened := text.rfind("(", 0, end)) > text.rfind(")", 0, end):
+        end = after_word(text, opened)
+    return tidy(text[:end], language)
+
+
+def after_word(text: str, end: int) -> int:
+    """The last place up to `end` behind a letter or a digit."""
     while end and not text[end - 1].isalnum():
         end -= 1
-    return tidy(text[:end], language)
+    return end
 
 
 def end_as(source: str, target: str, language: str) -> str:

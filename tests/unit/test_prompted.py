@@ -104,6 +104,7 @@ def whole(events: Any) -> str:
 
 
 @given(TEXTS, st.lists(ANSWERS, min_size=1, max_size=3), st.sampled_from(["en", "zh"]), st.integers(1, 60))
+@example("他发烧了。", ["Translation(译文：)"], "zh", 60)
 @settings(max_examples=300)
 def test_chunks_are_the_translation(text: str, answers: list[str], to: str, most: int) -> None:
     """Whatever the model says, and where it is cut off."""
