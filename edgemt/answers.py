@@ -20,7 +20,7 @@ LABELS = frozenset(
 )
 HEAD = 40  # a source with a colon in so many characters may have a label of its own
 BRACKETS = {"[": "]", "(": ")", "（": "）", "【": "】"}
-QUOTES = {'"': '"', "“": "”", "「": "」", "『": "』", "'": "'", "‘": "’", "`": "`"}
+QUOTES = {'"': '"', "“": "”", "《": "》", "「": "」", "『": "』", "'": "'", "‘": "’", "`": "`"}
 BOLD = "*#_"
 # How what is said before a colon and a line break begins, and how prompts do, which end so too.
 INTRODUCTIONS = ("here is", "here's", "sure", "certainly", "以下是", "这是", "好的", "当然")
@@ -141,21 +141,30 @@ def unlooped(tokens: Sequence[int]) -> tuple[int, ...]:
 
     A loop is at least LOOP times the same tokens, the last of them possibly cut.
     """
-    for period in range(1, len(tokens) // 2):
-        again = repeated(tokens, period)
-        if again >= (LOOP - 1) * period and again + period >= LEAST:
+    for period, again in enumerate(repeated(tokens)[: len(tokens) // 2]):
+        if period and again >= (LOOP - 1) * period and again + period >= LEAST:
             return tuple(tokens[: len(tokens) - again])
     return tuple(tokens)
 
 
 def unrepeated(tokens: Sequence[int]) -> int:
     """How many of the first tokens `unlooped` keeps, whatever tokens follow."""
-    return len(tokens) - max((repeated(tokens, period) for period in range(1, len(tokens))), default=0)
+    return len(tokens) - max(repeated(tokens)[1:], default=0)
 
 
-def repeated(tokens: Sequence[int], period: int) -> int:
-    """How many of the last tokens are each the same as that `period` places before."""
-    place = len(tokens) - 1
-    while place >= period and tokens[place] == tokens[place - period]:
-        place -= 1
-    return len(tokens) - 1 - place
+def repeated(tokens: Sequence[int]) -> list[int]:
+    """For each period, how many of the last tokens are each the same as that so many places before.
+
+    The Z algorithm (Gusfield 1997, Algorithms on Strings, Trees and Sequences, 1.4) on the tokens backwards:
+    its time grows with their number, also where they are one long loop.
+    """
+    back, found = tokens[::-1], [0] * len(tokens)
+    start = end = 0  # of the part furthest behind that is known to be as the beginning
+    for place in range(1, len(back)):
+        same = min(max(0, end - place), found[place - start])
+        while place + same < len(back) and back[same] == back[place + same]:
+            same += 1
+        if place + same > end:
+            start, end = place, place + same
+        found[place] = same
+    return found

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from edgemt import text
-from edgemt.answers import clean, doubt, settled, unlooped, unrepeated
+from edgemt.answers import clean, doubt, repeated, settled, unlooped, unrepeated
 from edgemt.prompts import prompt
 
 # Words that chatter is made of, among others.
@@ -55,6 +57,7 @@ def test_chatter_goes(answer: str, source: str) -> None:
         ("Translation: Dr Wang", "翻译：王医生"),
         ('"It hurts," he said.', "“很疼，”他说。"),
         ('"It hurts"', "“很疼”"),
+        ('"It hurts"', "《很疼》"),
         ("(English) is taught.", "（英语）要上课。"),
         ("Translation is hard.", "翻译很难。"),
         ("English is hard: really.", "英语真的很难。"),
@@ -155,3 +158,17 @@ def test_translations_raise_few_doubts(clinical_pairs: list[tuple[str, str]]) ->
         zh for zh, _ in clinical_pairs if doubt(zh, "zh")
     ]
     assert len(doubted) <= 0.001 * len(clinical_pairs), doubted
+
+
+@given(st.lists(st.integers(0, 2), max_size=20))
+def test_how_often_an_end_was_said_before(tokens: list[int]) -> None:
+    for period, found in enumerate(repeated(tokens)[1:], 1):
+        same = [a == b for a, b in zip(tokens[period:], tokens, strict=False)][::-1]
+        assert found == (same.index(False) if False in same else len(same))
+
+
+def test_a_long_loop_is_seen_at_once() -> None:
+    began = time.perf_counter()
+    assert all(unrepeated([1] * length) == 1 for length in range(1, 800))
+    assert unlooped([1, 2] * 400) == (1, 2)
+    assert time.perf_counter() - began < 2  # it was seven seconds
