@@ -11,8 +11,9 @@ import numpy as np
 from edgemt.export.rows import Row
 from edgemt.translator import Translator
 
-SENTENCES = 40
-ROUNDS = 7
+SENTENCES, ROUNDS = 40, 7
+LEAST_SENTENCES, LEAST_ROUNDS = 8, 3  # whatever they take
+SECONDS = 120  # that all of it should take: a large model needs seconds for one sentence
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,14 @@ class Latency:
     ratio_high: float
 
 
+def affordable(each: float) -> tuple[int, int]:
+    """How many sentences and rounds to clock; one sentence takes all variants together `each` seconds."""
+    sentences = max(LEAST_SENTENCES, min(SENTENCES, int(SECONDS / (ROUNDS + 1) / each)))
+    return sentences, max(LEAST_ROUNDS, min(ROUNDS, int(SECONDS / sentences / each) - 1))
+
+
 def clock(
-    translators: Mapping[str, Translator], rows: Sequence[Row], reference: str = "fp32", rounds: int = ROUNDS
+    translators: Mapping[str, Translator], rows: Sequence[Row], rounds: int, reference: str = "fp32"
 ) -> dict[str, Latency]:
     """Time every translator on every row, one sentence at a time, greedily; the first round is a warm-up."""
     seconds = np.zeros((len(translators), rounds + 1, len(rows)))

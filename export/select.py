@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from edgemt.bundle import open_bundle
@@ -9,7 +10,7 @@ from edgemt.calibration.quantspec import QuantSpec
 from edgemt.errors import EdgemtError
 from edgemt.export import rows as tables
 from edgemt.export.choose import Variant, choose
-from edgemt.export.clock import ROUNDS, SENTENCES, clock
+from edgemt.export.clock import affordable, clock
 from edgemt.export.rows import Row
 from edgemt.export.run import Export
 from edgemt.translator import Translator
@@ -48,7 +49,9 @@ def measure(run: Export, variants: dict[str, Variant], found: dict[str, Path], h
 
     translators = {name: Translator(open_bundle(path), run.request.threads) for name, path in found.items()}
     with run.stage(f"translating {len(heldout)} held-out sentences with {', '.join(found)}"):
+        began = time.perf_counter()
         outputs = {name: decode(translator, heldout) for name, translator in translators.items()}
+        sentences, rounds = affordable((time.perf_counter() - began) / len(heldout))
     with run.stage("the quality gate"):
         for name in run.candidates:
             result = judge(
@@ -65,11 +68,11 @@ def measure(run: Export, variants: dict[str, Variant], found: dict[str, Path], h
         for row, *made in zip(heldout, *outputs.values(), strict=True)
         if len({len(output.tokens) for output in made}) == 1
     ]
-    timed = tables.interleaved(alike or heldout, SENTENCES)
+    timed = tables.interleaved(alike or heldout, sentences)
     with run.stage(f"clocking {', '.join(found)} on {len(timed)} sentences"):
-        for name, latency in clock(translators, timed).items():
+        for name, latency in clock(translators, timed, rounds).items():
             variants[name].latency = latency
-    run.report["latency"] = {"threads": run.request.threads, "sentences": len(timed), "rounds": ROUNDS}
+    run.report["latency"] = {"threads": run.request.threads, "sentences": len(timed), "rounds": rounds}
     run.report["samples"] = [
         {
             "direction": f"{row.source_lang}-{row.target_lang}",
