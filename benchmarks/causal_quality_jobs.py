@@ -49,7 +49,7 @@ def jobs_of(task: str, args: argparse.Namespace, way: str) -> list[Job]:
         rows = [row for row in both_ways(clinical(), "clinical") if row.source_lang == "zh"]
         return [Job(task, "", row) for row in spread(rows, SENTENCES)]
     rows = test_rows(args)
-    if task == "plain":
+    if task in ("plain", "references"):
         return [Job(task, way, row) for row in rows]
     if task == "tags":
         return [Job(task, "", row._replace(source=tagged(row.source))) for row in rows]

@@ -16,7 +16,7 @@ def page(data: dict[str, Any]) -> str:
         "Written by `benchmarks/causal_quality.py`; do not edit.",
         "",
     ]
-    for task, part in (("plain", plain), ("glossary", glossary), ("tags", tags), ("draft", draft)):
+    for task, part in PARTS.items():
         if task in data:
             lines += [*part(data[task]), ""]
     return "\n".join(lines)
@@ -70,6 +70,27 @@ def tags(found: dict[str, Any]) -> list[str]:
     return ["## Tags", "", *table(head, rows)]
 
 
+def references(found: dict[str, Any]) -> list[str]:
+    rows = []
+    base = next(iter(found))
+    for label, directions in found.items():
+        for direction, one in directions.items():
+            low, high = one["interval"]
+            ratio = "–" if label == base else f"{one['ratio']:.3f} ({low:.3f}–{high:.3f})"
+            same = "–" if label == base else f"{one['same']:.1%}"
+            counts = f"{one['rows']}, {one['tokens']}"
+            rows.append([label, direction.replace("-", "→"), counts, f"{one['perplexity']:.2f}", ratio, same])
+    head = [
+        "bundle",
+        "direction",
+        "rows, tokens",
+        "perplexity",
+        f"times {base}'s (95 %)",
+        "same token expected",
+    ]
+    return ["## Reference translations, read", "", *table(head, rows)]
+
+
 def draft(found: dict[str, Any]) -> list[str]:
     rows = []
     for label, one in found.items():
@@ -81,6 +102,9 @@ def draft(found: dict[str, Any]) -> list[str]:
         rows.append([label, one["draft"], equal, times, share, a_step])
     head = ["bundle", "draft", "equal to greedy", "times as fast (95 %)", "accepted", "tokens a step"]
     return ["## Speculative decoding", "", *table(head, rows)]
+
+
+PARTS = {"plain": plain, "references": references, "glossary": glossary, "tags": tags, "draft": draft}
 
 
 def sentences(jobs: Sequence[Job], found: dict[str, Any]) -> str:

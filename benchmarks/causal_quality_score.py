@@ -15,7 +15,8 @@ from edgemt.calibration.gate import Output, judge
 from edgemt.glossary import within
 
 Answers = dict[Job, dict[str, Any]]  # job -> {"text", "tokens", …}
-FORMAT, FORMAT_VERSION = "edgemt-causal-quality", "1.0"
+FORMAT, FORMAT_VERSION = "edgemt-causal-quality", "1.1"
+SEED, RESAMPLES = 7, 2000
 
 
 def summary(jobs: Sequence[Job], found: dict[str, Answers]) -> dict[str, Any]:
@@ -27,6 +28,7 @@ def summary(jobs: Sequence[Job], found: dict[str, Answers]) -> dict[str, Any]:
         "plain": lambda own, jobs: plain(jobs, base, own),
         "glossary": lambda own, jobs: glossary(jobs, own),
         "tags": lambda own, jobs: tags(jobs, own),
+        "references": lambda own, jobs: references(jobs, base, own),
         "draft": lambda own, jobs: draft(jobs, own),
     }
     for task, score in scores.items():
@@ -115,6 +117,30 @@ def kept_tag(text: str) -> str | None:
     found = TAGGED.findall(text)
     whole = text.count("<b>") == text.count("</b>") == 1
     return found[0] if whole and found and found[0].strip() else None
+
+
+def references(jobs: Sequence[Job], base: Answers, own: Answers) -> dict[str, Any]:
+    """By direction: perplexity of the reference translations, how much larger it is than the first bundle's
+    (95 % interval, bootstrap over rows), and the share of their tokens before which both expect the same."""
+    result = {}
+    for direction in dict.fromkeys(direction_of(job) for job in jobs):
+        chosen = [job for job in jobs if direction_of(job) == direction]
+        sums = np.array([[sum(base[job]["nll"]), sum(own[job]["nll"])] for job in chosen])
+        counts = np.array([len(own[job]["nll"]) for job in chosen])
+        drawn = np.random.default_rng(SEED).integers(0, len(chosen), (RESAMPLES, len(chosen)))
+        more = (sums[:, 1] - sums[:, 0])[drawn].sum(1) / counts[drawn].sum(1)
+        low, high = np.exp(np.percentile(more, [2.5, 97.5]))
+        before, after = np.exp(sums.sum(0) / counts.sum())
+        same = [a == b for job in chosen for a, b in zip(base[job]["best"], own[job]["best"], strict=True)]
+        result[direction] = {
+            "rows": len(chosen),
+            "tokens": int(counts.sum()),
+            "perplexity": float(after),
+            "ratio": float(after / before),
+            "interval": [float(low), float(high)],
+            "same": sum(same) / len(same),
+        }
+    return result
 
 
 def draft(jobs: Sequence[Job], own: Answers) -> dict[str, Any]:

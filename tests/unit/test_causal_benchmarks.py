@@ -18,7 +18,7 @@ from benchmarks.causal_quality_jobs import Job, Row, tagged
 from benchmarks.causal_quality_score import draft, kept_tag, tags
 from edgemt.errors import EdgemtError
 
-TASKS = "plain,glossary,tags,sentences,draft"
+TASKS = "plain,references,glossary,tags,sentences,draft"
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +65,11 @@ def test_every_task_is_answered_once_and_a_stopped_run_goes_on(bundles: list[Pat
     scores = found["plain"]["fp32"]["clinical"]["zh-en"]
     assert scores["bleu"]["drop"] == scores["chrf"]["drop"] == 0 and scores["tokens_equal"] == 1
     assert 0 < found["plain"]["int4"]["clinical"]["zh-en"]["chrf"]["candidate"] < 100
+    for direction, one in found["references"]["int4"].items():
+        base = found["references"]["fp32"][direction]
+        assert one["tokens"] == base["tokens"] > base["rows"] == 3 and base["ratio"] == base["same"] == 1
+        assert one["perplexity"] > 1 and one["interval"][0] <= one["ratio"] <= one["interval"][1]
+        assert one["ratio"] == pytest.approx(one["perplexity"] / base["perplexity"])
     for directions in found["glossary"].values():
         for ways in directions.values():  # whatever the model knows, a glossary is obeyed
             assert ways["glossary"]["present"] == ways["glossary"]["terms"] > 0
