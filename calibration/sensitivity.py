@@ -20,10 +20,13 @@ class Sensitivity(NamedTuple):
 
 
 def worst_layers(spec: QuantSpec, tensors: Iterable[str], n: int = 5) -> list[Sensitivity]:
-    """Those `n` of `tensors` with the lowest SQNR, worst first. Tensors that were all zero have none."""
+    """Those `n` of `tensors` with the lowest SQNR, worst first.
+
+    Tensors that were all zero have none, nor have those that were not calibrated (what enters a head).
+    """
     known = [
         Sensitivity(name, spec.roles[name], ratio)
         for name in tensors
-        if (ratio := spec.sqnr_db[name]) is not None
+        if (ratio := spec.sqnr_db.get(name)) is not None
     ]
     return sorted(known, key=lambda entry: entry.sqnr_db)[:n]

@@ -11,6 +11,7 @@ import edgemt
 from edgemt.bundle import open_bundle
 from edgemt.cli import main
 from edgemt.export.chat import read_chat
+from edgemt.export.select import unproven
 
 LINES = 12
 LENIENT = [
@@ -59,6 +60,21 @@ def test_what_a_user_types_is_text(bundle: Path, checkpoint: Path) -> None:
     ids = translator.tokenizer.encode(hostile)
     assert not set(ids) & set(chat.control) and translator.tokenizer.decode(ids) == hostile
     assert isinstance(translator.translate(hostile, source_lang="zh"), str)
+
+
+def test_a_gate_that_fails_names_its_reasons_and_the_cure(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["export", str(checkpoint), "--int8", "--scheme", "static", "-o", str(tmp_path / "out")]
+    assert main([*asked, "--max-bleu-drop", "-1"]) == 1
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert "no variant passed the quality gate (int8-static: zh-en: BLEU may drop by" in message
+    assert "8 bits hurt most the layers that take layers." in message and "another --observer" in message
+    assert not (tmp_path / "out").exists()
+    score = {"drop": 0.1, "upper": 2.0}
+    failed = {"reasons": ["", ""], "directions": {"zh-en": {"bleu": score, "chrf": score}}}
+    assert unproven({**failed, "max_bleu_drop": 0.5}) and not unproven({**failed, "max_bleu_drop": 0.0})
+    assert not unproven({**failed, "max_bleu_drop": 0.5, "reasons": ["", "", "3 new critical errors"]})
 
 
 def test_languages_and_schemes_that_a_causal_model_has_not(
