@@ -154,7 +154,7 @@ class Drafts:
         if apart > self._most_margin:
             raise UsageError(
                 "a draft would change what the model says, since on this processor several tokens at once "
-                "come out otherwise than one by one; translate without a draft"
+                "come out otherwise than one by one; translate without one, or export with --int4-block 32"
             )
         if self._bundle is None or self._program is None:
             return Lookup(pace=self._pace, margin=apart)

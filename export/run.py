@@ -22,7 +22,7 @@ from edgemt.export.families import Family
 from edgemt.export.graphs.graphset import Canonical
 from edgemt.export.rows import Row
 from edgemt.export.targets import PLAIN, Calibrated, Target
-from edgemt.export.targets.weight_only import BLOCK
+from edgemt.export.targets.weight_only import BLOCK4
 
 KV8 = "-kv8"  # ends the name of FP32 with a cache of 8 bits, which FP32 itself is compared with
 
@@ -45,7 +45,7 @@ class Request:
     heldout: Path | None = None  # None: the checkpoint's heldout.tsv
     observer: str | None = None  # None: the family's
     rounding: str | None = None  # of INT4's weights: "gptq" | "nearest"; None: "gptq" if there are sentences
-    int4_block: int = BLOCK  # of INT4's weights, that share a scale
+    int4_block: int = BLOCK4  # of INT4's weights, that share a scale
     int4_budget: float = 4.0  # bits that INT4's weights in layers may have on average
     kv: str = "fp32"  # "int8": the cache of a decoder-only model is 8 bits
     max_bleu_drop: float = 0.5

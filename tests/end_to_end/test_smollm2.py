@@ -41,9 +41,12 @@ def gguf() -> Path:
 
 @pytest.fixture(scope="module")
 def int4(gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """To 4 bits, rounded to the nearest; its FP32 graphs are compared with transformers on the way."""
+    """To 4 bits in the blocks that drafts need on x86, rounded to the nearest.
+
+    Its FP32 graphs are compared with transformers on the way.
+    """
     bundle = tmp_path_factory.mktemp("smollm2") / "int4"
-    done = edgemt("export", gguf, "--int4", "--no-gate", "-o", bundle)
+    done = edgemt("export", gguf, "--int4", "--int4-block", "32", "--no-gate", "-o", bundle)
     equal = PARITY.search(done.stderr)
     assert equal and equal[1] == equal[2] and int(equal[2]) >= 90, done.stderr
     return bundle

@@ -89,9 +89,10 @@ def bundle(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def report(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     out = tmp_path_factory.mktemp("report") / "report.json"
     arguments = ["verify-model", str(checkpoint), "-o", str(out), "--quick", "--int4", "--threads", "1"]
-    assert main(arguments) == 0
+    code = main(arguments)
     assert [path.name for path in out.parent.iterdir()] == ["report.json"]  # and no export is left
     text = out.read_text(encoding="utf-8")
+    assert code == (0 if json.loads(text)["passed"] else 1)
     private = [str(Path.home()), str(checkpoint.parent), str(out.parent), *HOSTS]
     assert not [name for name in private if name in text]
     return json.loads(text)
@@ -107,7 +108,9 @@ def statuses(report: dict[str, Any]) -> dict[str, str]:
 
 
 def test_every_section_of_a_checkpoint_is_run(report: dict[str, Any], checkpoint: Path) -> None:
-    assert report["passed"] and set(statuses(report).values()) == {"pass"}
+    # What random weights say has no quality: whether 4 bits make it worse is chance.
+    by_name = statuses(report)
+    assert report["passed"] == (by_name.pop("gate") == "pass") and set(by_name.values()) == {"pass"}
     identity = section(report, "identity")
     assert identity["facts"]["architecture"] == "HunYuanDenseV1ForCausalLM"
     assert "no expectations known" in identity["facts"]["compared with"]
