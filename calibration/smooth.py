@@ -31,8 +31,8 @@ class Fold(NamedTuple):
 
     What enters down_proj, a product of two activations, has tails that other texts go beyond, so that no
     range is right for it. SmolLM2-135M, error of the logits over their standard deviation on four sentences
-    that were not calibrated on: .27 with those static whose error over the samples was small, .085 with all by
-    rows, and not less with everything else by rows too.
+    that were not calibrated on: .27 with those static whose error over the samples was small, .085 with all
+    by rows, and not less with everything else by rows too.
     """
 
     tensor: str
