@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+from edgemt.bench import process
 from edgemt.errors import EdgemtError
+from edgemt.fresh import ask
 
 WIDE, SINGLE = 16, 8  # tokens of the trial fed in one step, and one by one behind them
 KINDS = {"anon": "RssAnon", "file": "RssFile"}  # the process's own memory, and of files that are mapped
@@ -20,18 +21,12 @@ KINDS = {"anon": "RssAnon", "file": "RssFile"}  # the process's own memory, and 
 
 def fresh(**job: Any) -> dict[str, Any]:
     """What a new process answers to the job. Raises EdgemtError with what it said if it fails."""
-    done = subprocess.run(
-        [sys.executable, "-m", "edgemt.prepack_trial"], input=json.dumps(job), capture_output=True, text=True
+    return ask(
+        "edgemt.prepack_trial",
+        job,
+        f"the process that was to {job['what']} the weights",
+        "end other programs and try again",
     )
-    if done.returncode < 0:
-        raise EdgemtError(
-            f"the process that was to {job['what']} the weights was ended by signal {-done.returncode}, as "
-            "happens where memory runs out; end other programs and try again"
-        )
-    if done.returncode:
-        said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise EdgemtError(said[-1])
-    return json.loads(done.stdout)
 
 
 def pack(bundle: Path, folder: Path) -> dict[str, Any]:
@@ -84,9 +79,8 @@ def answers(program: Any, vocabulary: int) -> str:
 
 def memory() -> dict[str, int]:
     """Bytes that this process holds; nothing where the system does not tell."""
-    text = Path("/proc/self/status").read_text(encoding="utf-8", errors="replace")
-    told = {name: rest.split() for name, _, rest in (line.partition(":") for line in text.splitlines())}
-    return {key: int(told[name][0]) * 1024 for key, name in KINDS.items() if name in told}
+    told = {key: process.memory(field) for key, field in KINDS.items()}
+    return {key: size for key, size in told.items() if size is not None}
 
 
 def main() -> int:

@@ -48,8 +48,13 @@ def group(leader: int) -> list[int]:
 def peak_rss(pid: int | None = None) -> int | None:
     """The most memory a process (None: this one) has held, in bytes: VmHWM, which a new program starts from
     nought. None where /proc does not tell."""
+    return memory("VmHWM", pid)
+
+
+def memory(field: str, pid: int | None = None) -> int | None:
+    """Bytes that a field of a process's (None: this one's) /proc/PID/status gives in kB; None without it."""
     lines = (_read(f"{pid or 'self'}/status") or "").splitlines()
-    found = next((line for line in lines if line.startswith("VmHWM:")), None)
+    found = next((line for line in lines if line.startswith(f"{field}:")), None)
     return int(found.split()[1]) * 1024 if found else None
 
 

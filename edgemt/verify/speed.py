@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +14,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgemt.bench.process import peak_rss
-from edgemt.errors import EdgemtError
+from edgemt.fresh import ask
 
 if TYPE_CHECKING:
     from edgemt.bundle import Bundle
@@ -83,18 +82,14 @@ def measured(bundles: Mapping[str, Bundle], most_threads: int, quick: bool) -> S
 def fresh(bundle: Bundle, threads: int, rounds: int, pairs: Sequence[Pair]) -> dict[str, Any]:
     """What a new process measures. Raises EdgemtError if it fails, or is killed for its memory."""
     job = {"bundle": str(bundle.path.resolve()), "threads": threads, "rounds": rounds, "pairs": pairs}
-    done = subprocess.run(
-        [sys.executable, "-m", "edgemt.verify.speed"], input=json.dumps(job), capture_output=True, text=True
+    precision = bundle.manifest.precision
+    return ask(
+        "edgemt.verify.speed",
+        job,
+        f"the process that measured {precision}",
+        "free some, or verify a smaller precision",
+        f"{precision} could not be measured ({{}})",
     )
-    if done.returncode < 0:
-        raise EdgemtError(
-            f"the process that measured {bundle.manifest.precision} was ended by signal {-done.returncode}, "
-            "as happens where memory runs out; free some, or verify a smaller precision"
-        )
-    if done.returncode:
-        said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise EdgemtError(f"{bundle.manifest.precision} could not be measured ({said[-1]})")
-    return json.loads(done.stdout)
 
 
 def main() -> int:

@@ -9,27 +9,13 @@ import gguf
 import pytest
 import torch
 from causal_bundles import write_bundle
-from causal_models import CASES, SIZES
+from causal_models import CASES, GGUF_NAMES, SIZES
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from edgemt.bundle import open_bundle
 from tests.device import llama_aarch64
 from tests.device.count_causal import count, elements_of, prompt_of
 
-NAMES = {
-    "model.embed_tokens": "token_embd",
-    "model.norm": "output_norm",
-    "model.layers": "blk",
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-    "input_layernorm": "attn_norm",
-    "post_attention_layernorm": "ffn_norm",
-}
 missing = [tool for tool in ("cmake", f"{llama_aarch64.COMPILER}-g++") if shutil.which(tool) is None]
 
 
@@ -51,7 +37,7 @@ def write_gguf(path: Path, vocabulary: int, kind: gguf.GGMLQuantizationType) -> 
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     del state["lm_head.weight"]  # tied
     for name, tensor in state.items():
-        for theirs, ours in NAMES.items():
+        for theirs, ours in {**GGUF_NAMES, "model.layers": "blk"}.items():
             name = name.replace(theirs, ours)
         array, stored = tensor.numpy(), kind if tensor.ndim == 2 else gguf.GGMLQuantizationType.F32
         writer.add_tensor(name, gguf.quants.quantize(array, stored), raw_dtype=stored)

@@ -11,6 +11,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from causal_models import GGUF_NAMES
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -20,20 +21,6 @@ from edgemt.errors import EdgemtError
 from edgemt.export.checkpoints.read import open_checkpoint
 
 VOCABULARY = 64
-NAMES = {
-    "model.embed_tokens": "token_embd",
-    "model.norm": "output_norm",
-    "lm_head": "output",
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-    "input_layernorm": "attn_norm",
-    "post_attention_layernorm": "ffn_norm",
-}
 Q8_0 = gguf.GGMLQuantizationType.Q8_0
 
 
@@ -78,7 +65,7 @@ def write(path: Path, kind: str, tied: bool = False, **metadata: str) -> dict[st
         stem, _, part = name.rpartition(".")
         layer = stem.split(".")[2] if "layers" in stem else ""
         inner = stem.split(f"layers.{layer}.")[-1]
-        theirs = f"{f'blk.{layer}.' if layer else ''}{NAMES[inner]}.{part}"
+        theirs = f"{f'blk.{layer}.' if layer else ''}{GGUF_NAMES[inner]}.{part}"
         if kind == "llama" and inner in ("self_attn.q_proj", "self_attn.k_proj"):
             heads = 4 if "q_proj" in inner else 2
             array = array.reshape(heads, 2, 8, 64).swapaxes(1, 2).reshape(array.shape)  # halves interleaved
