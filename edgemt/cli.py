@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from edgemt import __version__
 from edgemt.errors import EdgemtError
+from edgemt.stops import Stopped, stoppable
 
 
 class Command(NamedTuple):
@@ -78,7 +79,8 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     command = COMMANDS[args.command]
     try:
-        return importlib.import_module(command.module).run(args)
+        with stoppable():
+            return importlib.import_module(command.module).run(args)
     except EdgemtError as error:
         print(f"edgemt {args.command}: {error}", file=sys.stderr)
         return error.exit_code
@@ -91,9 +93,9 @@ def main(argv: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 1
-    except KeyboardInterrupt:
-        print(f"edgemt {args.command}: interrupted", file=sys.stderr)
-        return 130
+    except Stopped as stopped:
+        print(f"edgemt {args.command}: {stopped.reason}", file=sys.stderr)
+        return stopped.exit_code
     except BrokenPipeError:  # the reader of our output went away (`edgemt translate … | head`)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

@@ -25,6 +25,7 @@ from edgemt import __version__
 from edgemt.bench.facts import cores, emulator
 from edgemt.doctor.finding import at_home, without_home
 from edgemt.errors import EdgemtError, UsageError
+from edgemt.stops import Stopped, stoppable
 
 LENGTH = 25  # source tokens of the row that the table of reports takes
 STYLE = (
@@ -74,13 +75,14 @@ def main(argv: list[str] | None = None) -> int:
     add("--threads", metavar="N,N", help="thread counts to measure (default: 1 and 4, or what there is)")
     args = parser.parse_args(argv)
     try:
-        return report(args)
+        with stoppable():
+            return report(args)
     except EdgemtError as error:
         print(f"pi-report: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        print("pi-report: interrupted, nothing was written", file=sys.stderr)
-        return 130
+    except Stopped as stopped:
+        print(f"pi-report: {stopped.reason}, nothing was written", file=sys.stderr)
+        return stopped.exit_code
 
 
 def report(args: argparse.Namespace) -> int:

@@ -9,8 +9,6 @@ import argparse
 import json
 import os
 import shutil
-import signal
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -38,7 +36,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.threads < 1:
         raise UsageError(f"--threads {args.threads} is too few; give 1 or more")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # clean up as for Ctrl-C
     try:
         for line in removed(args.bundle) if args.remove else prepacked(args.bundle, args.threads):
             print(line, flush=True)

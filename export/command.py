@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -134,7 +133,6 @@ def run(args: argparse.Namespace) -> int:
             raise UsageError(f"--{name.replace('_', '-')} {value} is below 1")
     if not 4 <= args.int4_budget <= 8:
         raise UsageError(f"--int4-budget {args.int4_budget:g} is not between 4 and 8 bits")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # clean up as for Ctrl-C
 
     from edgemt.export.pipeline import Request, export
 

@@ -23,6 +23,7 @@ from edgemt.export.graphs.graphset import Canonical
 from edgemt.export.rows import Row
 from edgemt.export.targets import PLAIN, Calibrated, Target
 from edgemt.export.targets.weight_only import BLOCK4
+from edgemt.stops import heed
 
 KV8 = "-kv8"  # ends the name of FP32 with a cache of 8 bits, which FP32 itself is compared with
 
@@ -85,6 +86,7 @@ class Stages:
         print(f"edgemt export: {name} …", file=sys.stderr, flush=True)
         start = time.perf_counter()
         yield
+        heed()
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # KiB on Linux
         self.done.append(
             {"name": name, "seconds": round(time.perf_counter() - start, 2), "peak_rss_mb": round(peak)}

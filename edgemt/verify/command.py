@@ -6,8 +6,6 @@ import argparse
 import importlib
 import importlib.util
 import json
-import signal
-import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -49,7 +47,6 @@ def run(args: argparse.Namespace) -> int:
             f"{args.model} is neither a checkpoint (config.json and weights, or a GGUF file) nor a bundle "
             "(manifest.json, or a .edgemt file); give one of these, whole"
         )
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # clean up as for Ctrl-C
     output = args.output or Path(f"verify-{args.model.resolve().stem}.html")
     check_output(output)
     check_writable(output, "--output")

@@ -215,7 +215,7 @@ def test_an_interrupted_comparison_goes_on_where_it_was(folder: Path, tmp_path: 
         while not [line for log in tmp_path.rglob(LOG) for line in read_log(log) if line["step"] > 10]:
             time.sleep(0.1)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=60) == 130
+        assert process.wait(timeout=60) == 143
     (log,) = tmp_path.rglob(LOG)
     stopped_at = read_log(log)[-1]["step"]
     assert 10 < stopped_at < 400 and not (tmp_path / "report.json").exists()

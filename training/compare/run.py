@@ -13,8 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -114,7 +113,6 @@ def finished(command: list[str], words: Path | None) -> int:
     If we are interrupted, the process is asked to save and waited for first.
     """
     with ExitStack() as stack:
-        stack.enter_context(terminable())
         error = stack.enter_context(words.open("wb")) if words else None
         process = stack.enter_context(subprocess.Popen(command, stderr=error))
         try:
@@ -123,20 +121,6 @@ def finished(command: list[str], words: Path | None) -> int:
             process.terminate()
             process.wait()
             raise
-
-
-@contextmanager
-def terminable() -> Iterator[None]:
-    """SIGTERM interrupts as Ctrl-C does."""
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def fingerprint(job: Job, precision: str, clock: int | None) -> str:
