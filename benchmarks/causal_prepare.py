@@ -13,6 +13,7 @@ What is there already is not made again. On the last line are the arguments for 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
 import shlex
@@ -30,7 +31,8 @@ GENAI = "onnxruntime-genai==0.15.0"  # the last that takes onnxruntime 1.28, whi
 X86 = ("AVX2", "FMA", "F16C", "BMI2", "AVX512", "AVX512_VNNI")
 X86_FLAGS = {"AVX2": "avx2", "FMA": "fma", "F16C": "f16c", "BMI2": "bmi2", "AVX512": "avx512f"}
 X86_FLAGS["AVX512_VNNI"] = "avx512_vnni"
-BUILDER = ("shared_embeddings=true", "prune_lm_head=true")  # smaller and faster than its defaults
+# Of onnxruntime-genai's builder, smaller and faster than its defaults. It shares only tables that are tied.
+BUILDER, TIED = ("prune_lm_head=true",), ("shared_embeddings=true",)
 
 
 def main() -> int:
@@ -99,6 +101,8 @@ def genai_model(packages: Path, gguf: Path, work: Path) -> Path:
         path = os.pathsep.join([str(packages), str(ROOT)])
         builder = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", hf, "-o", folder]
         builder += ["-p", "int4", "-e", "cpu", "-c", work / "genai-cache", "--extra_options", *BUILDER]
+        config = json.loads((hf / "config.json").read_text(encoding="utf-8"))
+        builder += TIED if config["tie_word_embeddings"] else ()
         run(builder, {**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1"})
     return folder
 

@@ -5,12 +5,16 @@ the file; MatMulNBits wants them in its activations' type, so a Cast stands betw
 when it loads the graph. It quantises the activations of a block to 8 bits as it goes (accuracy level 4;
 level 0 takes ten times as long). The head and the embedding are one copy of 8 bits where they are tied; an
 embedding alone has a scale a row.
+
+Beside 4-bit weights in large blocks, all logits come from a head of 4 bits, and those of the SHORTLIST best
+once more from the rows of 8: of a vocabulary of 150,000 that is half of what a token of the answer reads for
+its head, and which token is best is decided by 8 bits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -32,6 +36,8 @@ BLOCK4 = 128
 LEVEL = 4  # 8-bit integer products
 TABLE_BITS = 8  # of embedding and head
 EMBEDDING = "embed_tokens.weight"
+SHORTLIST = 64  # a token that 4 bits see behind so many others is not the best
+COARSE = "coarse"  # of the names of the head's 4 bits
 FACTORS = np.linspace(0.85, 1.15, 7, dtype=np.float32)  # of a block's full scale: those tried at 4 bits
 ROWS = 256
 LARGEST = np.finfo(np.float16).max
@@ -43,6 +49,8 @@ class Blocks(NamedTuple):
     packed: NDArray[np.uint8]  # [N, blocks, block · bits / 8], two 4-bit values a byte, the earlier one low
     scales: NDArray[np.float16]  # [N, blocks]
 
+
+Step = tuple[str, list[str], list[str], dict[str, Any]]  # operator, inputs, outputs, attributes
 
 # (name, what loads the weight [N, K], bits, block) -> Blocks. `nearest` knows the weight only.
 Rounding = Callable[[str, Callable[[], Array], int, int], Blocks]
@@ -176,13 +184,20 @@ class _Rewriter:
             bits = TABLE_BITS if transposed else self.bits.get(node.name, self.default)
             rows, columns = self.weights[name].shape if transposed else self.weights[name].shape[::-1]
             block = block_of(columns, bits, self.block)
-            self.quantise(name, bits, block, transposed)
-            self.product(model, node, name, bits, block, rows, columns)
+            self.quantise(name, name, bits, block, transposed)
+            if transposed and self.shortlists(rows):
+                rough, bits = f"{name}.{COARSE}", self.default
+                block = block_of(columns, bits, self.block)
+                self.quantise(name, rough, bits, block, transposed)
+                self.product(model, node, rough, bits, block, rows, columns)
+                self.refine(model, node, name, columns)
+            else:
+                self.product(model, node, name, bits, block, rows, columns)
         tables = {name for node, name in products if name in self.done}
         for node in [node for node in model.graph.node if node.op_type == "Gather"]:
             name = node.input[0]
             if name in tables or name.endswith(EMBEDDING):
-                self.quantise(name, TABLE_BITS, self.weights[name].shape[1], True)
+                self.quantise(name, name, TABLE_BITS, self.weights[name].shape[1], True)
                 self.look_up(model, node, name)
         read = {name for node in model.graph.node for name in node.input}
         for node in [node for node in model.graph.node if node.op_type == "Transpose"]:
@@ -195,15 +210,20 @@ class _Rewriter:
         model.graph.initializer.extend(init for name, init in constants.items() if name in read)
         model.opset_import.append(helper.make_opsetid(MICROSOFT, 1))
 
-    def quantise(self, name: str, bits: int, block: int, transposed: bool) -> None:
-        if name not in self.done:
-            self.done.add(name)
+    def shortlists(self, vocabulary: int) -> bool:
+        """Blocks of BLOCK are for drafts and small bundles, whose head there is in 8 bits alone."""
+        return self.default < TABLE_BITS and self.block > BLOCK and vocabulary > SHORTLIST
+
+    def quantise(self, name: str, stored: str, bits: int, block: int, transposed: bool) -> None:
+        """The weight `name`, kept as `stored`."""
+        if stored not in self.done:
+            self.done.add(stored)
             weight = self.weights[name]
             found = self.rounding(
-                name, lambda: np.asarray(weight) if transposed else np.asarray(weight).T, bits, block
+                stored, lambda: np.asarray(weight) if transposed else np.asarray(weight).T, bits, block
             )
-            self.weights[f"{name}_blocks"] = found.packed
-            self.weights[f"{name}_scales"] = found.scales
+            self.weights[f"{stored}_blocks"] = found.packed
+            self.weights[f"{stored}_scales"] = found.scales
 
     def product(
         self,
@@ -234,23 +254,50 @@ class _Rewriter:
             )
         )
 
+    def refine(self, model: onnx.ModelProto, node: onnx.NodeProto, name: str, columns: int) -> None:
+        """The best of a head's logits once more, from the rows of 8 bits: [R, wanted, V], V ids."""
+        graph, out, x = model.graph, node.output[0], node.input[0]
+        rough, short = f"{out}.{COARSE}", f"{out}.short"
+        node.output[0] = rough
+        many = initializer("const.shortlist", np.array([SHORTLIST], np.int64))
+        graph.initializer.extend([many, initializer("const.last_axis", np.array([-1], np.int64))])
+        steps: list[Step] = [
+            ("TopK", [rough, many.name], [f"{short}.values", f"{short}.ids"], {"axis": -1, "sorted": 0}),
+            *self.rows(graph, name, f"{short}.ids", f"{short}.rows", [0, 0, SHORTLIST, columns]),
+            ("Unsqueeze", [x, "const.last_axis"], [f"{short}.column"], {}),
+            ("MatMul", [f"{short}.rows", f"{short}.column"], [f"{short}.products"], {}),
+            ("Squeeze", [f"{short}.products", "const.last_axis"], [f"{short}.logits"], {}),
+            ("ScatterElements", [rough, f"{short}.ids", f"{short}.logits"], [out], {"axis": -1}),
+        ]
+        insert(graph, list(graph.node).index(node) + 1, steps)
+
     def look_up(self, model: onnx.ModelProto, node: onnx.NodeProto, name: str) -> None:
         """Rows of the table by id, as floats: from the blocks that the head reads too."""
-        graph, out, at = model.graph, node.output[0], list(model.graph.node).index(node)
-        half = initializer("const.half_table", np.array([1 << (TABLE_BITS - 1)], np.float32))
-        whole = initializer("const.whole_rows", np.array([0, 0, self.weights[name].shape[1]], np.int64))
-        last = initializer("const.last_axis", np.array([-1], np.int64))
-        graph.initializer.extend([half, whole, last])
-        steps = [
-            ("Gather", [f"{name}_blocks", node.input[1]], f"{out}.blocks", {}),
-            ("Cast", [f"{out}.blocks"], f"{out}.values", {"to": TensorProto.FLOAT}),
-            ("Sub", [f"{out}.values", "const.half_table"], f"{out}.signed", {}),
-            ("Gather", [f"{name}_scales", node.input[1]], f"{out}.halves", {}),
-            ("Cast", [f"{out}.halves"], f"{out}.scales", {"to": TensorProto.FLOAT}),
-            ("Unsqueeze", [f"{out}.scales", "const.last_axis"], f"{out}.by_block", {}),
-            ("Mul", [f"{out}.signed", f"{out}.by_block"], f"{out}.scaled", {}),
-            ("Reshape", [f"{out}.scaled", "const.whole_rows"], out, {}),
-        ]
+        graph, at = model.graph, list(model.graph.node).index(node)
+        steps = self.rows(graph, name, node.input[1], node.output[0], [0, 0, self.weights[name].shape[1]])
         graph.node.remove(node)
-        for place, (op, inputs, output, attributes) in enumerate(steps):
-            graph.node.insert(at + place, helper.make_node(op, inputs, [output], output, **attributes))
+        insert(graph, at, steps)
+
+    def rows(self, graph: onnx.GraphProto, name: str, ids: str, out: str, shape: Sequence[int]) -> list[Step]:
+        """Nodes that make `out`, of `shape`, of the rows `ids` of a table of 8 bits."""
+        whole = initializer(f"const.shape.{out}", np.array(shape, np.int64))
+        half = initializer("const.half_table", np.array([1 << (TABLE_BITS - 1)], np.float32))
+        graph.initializer.extend([half, whole, initializer("const.last_axis", np.array([-1], np.int64))])
+        return [
+            ("Gather", [f"{name}_blocks", ids], [f"{out}.blocks"], {}),
+            ("Cast", [f"{out}.blocks"], [f"{out}.values"], {"to": TensorProto.FLOAT}),
+            ("Sub", [f"{out}.values", "const.half_table"], [f"{out}.signed"], {}),
+            ("Gather", [f"{name}_scales", ids], [f"{out}.halves"], {}),
+            ("Cast", [f"{out}.halves"], [f"{out}.scales"], {"to": TensorProto.FLOAT}),
+            ("Unsqueeze", [f"{out}.scales", "const.last_axis"], [f"{out}.by_block"], {}),
+            ("Mul", [f"{out}.signed", f"{out}.by_block"], [f"{out}.scaled"], {}),
+            ("Reshape", [f"{out}.scaled", whole.name], [out], {}),
+        ]
+
+
+def insert(graph: onnx.GraphProto, at: int, steps: Sequence[Step]) -> None:
+    """Nodes before that at place `at`."""
+    for place, (op, inputs, outputs, attributes) in enumerate(steps):
+        graph.node.insert(
+            at + place, helper.make_node(op, inputs, outputs, f"{outputs[0]}.{op}", **attributes)
+        )

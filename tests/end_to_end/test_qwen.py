@@ -46,7 +46,7 @@ def test_small_drafts_by_look_up_change_nothing(half: Path, tmp_path: Path) -> N
     (tmp_path / "in.txt").write_text("\n".join(SENTENCES), encoding="utf-8")
     text = (*CHINESE, "-i", tmp_path / "in.txt")
     plain, drafted = (edgemt("translate", "-b", half, *draft, *text) for draft in ((), ("--draft", "lookup")))
-    assert plain.stdout == drafted.stdout and plain.stdout.count("\n") >= len(SENTENCES)
+    assert plain.stdout == drafted.stdout and len(plain.stdout.splitlines()) == len(SENTENCES)
 
 
 def test_small_terms(half: Path) -> None:
@@ -57,7 +57,7 @@ def test_large_sentences(whole: Path) -> None:
     answers = [edgemt("translate", "-b", whole, *CHINESE, text).stdout.lower() for text in SENTENCES]
     for answer, words in zip(
         answers,
-        (("penicillin", "allerg"), ("one", "morning"), ("120/80", "36.8"), ("pain", "two days")),
+        (("penicillin", "allerg"), ("take", "morning"), ("120/80", "36.8"), ("pain", "two days")),
         strict=True,
     ):
         assert all(word in answer for word in words), answers
@@ -69,7 +69,7 @@ def test_large_terms(whole: Path) -> None:
 
 def test_large_tags_and_context(whole: Path) -> None:
     text = '<p>患者对<b>青霉素</b>过敏，体温<i id="t">36.8</i>摄氏度。</p>'
-    answer = edgemt("translate", "-b", whole, *CHINESE, "--markup", "html", text).stdout.strip()
+    answer = edgemt("translate", "-b", whole, *CHINESE, "--markup", text).stdout.strip()
     assert answer.startswith("<p>") and answer.endswith("</p>")
     assert '<i id="t">36.8' in answer and "<b>penicillin</b>" in answer.lower()
     aware = edgemt("translate", "-b", whole, *CHINESE, "--context", "患者是一位女士。", "体温正常。").stdout
@@ -78,5 +78,5 @@ def test_large_tags_and_context(whole: Path) -> None:
 
 def assert_terms(bundle: Path) -> None:
     answer = json.loads(edgemt("translate", "-b", bundle, "--json", *TERMS, ACCEPTANCE).stdout)
-    assert not answer["missing_terms"]
+    assert "missing_terms" not in answer
     assert {"surgery", "sterile"} <= set(answer["target"].lower().rstrip(".").split())

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
+from causal_bundles import write_bundle
 from causal_fixtures import clinical_pairs, learnt_by_heart
 from causal_models import CASES, EOS, VOCABULARY, checkpoint_of, model_of
 
@@ -24,7 +26,7 @@ from edgemt.calibration.rounding import compensate, shares
 from edgemt.cli import main
 from edgemt.export.graphs import causal
 from edgemt.export.graphs.graphset import Lazy, lazy
-from edgemt.export.targets.weight_only import nearest, unpack
+from edgemt.export.targets.weight_only import SHORTLIST, Blocks, nearest, unpack
 
 torch.set_num_threads(1)
 
@@ -164,3 +166,27 @@ def test_blocks_are_as_large_as_asked_where_whole_ones_fill_a_row(checkpoint: Pa
     assert all(columns % size == 0 or size == 32 for columns, size in sizes)
     assert max(size for _, size in sizes) > 32
     assert edgemt.load(out).translate(clinical_pairs(1).texts[0][0], source_lang="zh").strip()
+
+
+def test_the_best_logits_come_from_8_bits(tmp_path: Path) -> None:
+    """With 4-bit weights in large blocks: from all rows of 4 bits, then from some of 8."""
+    bundle = write_bundle(tmp_path / "bundle", precision="int4", block=128, hidden_size=128)
+    model = onnx.load(str(bundle / "step.onnx"))
+    (head,) = (node for node in model.graph.node if "logits.coarse" in node.output)
+    weights = {init.name: onnx.numpy_helper.to_array(init) for init in model.graph.initializer}
+    rows = head.input[1].removesuffix(".coarse_blocks")
+    exact, rough = (
+        unpack(Blocks(weights[f"{name}_blocks"], weights[f"{name}_scales"]), bits, 128)
+        for name, bits in ((rows, 8), (f"{rows}.coarse", 4))
+    )
+    x = np.random.default_rng(0).normal(size=(2, 3, 128)).astype(np.float32)
+    for name in (head.input[0], "logits.coarse"):
+        model.graph.value_info.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+    part = onnx.utils.Extractor(model).extract_model([head.input[0]], ["logits", "logits.coarse"])
+    logits, coarse = onnxruntime.InferenceSession(part.SerializeToString()).run(None, {head.input[0]: x})
+    np.testing.assert_allclose(coarse, x @ rough.T, atol=0.05 * np.std(coarse))  # x in 8 bits
+    best = np.argpartition(coarse, -SHORTLIST)[..., -SHORTLIST:]
+    expected = coarse.copy()
+    np.put_along_axis(expected, best, np.take_along_axis(x @ exact.T, best, -1), -1)
+    np.testing.assert_allclose(logits, expected, atol=1e-4)
+    assert (logits != coarse).sum() == SHORTLIST * 6
