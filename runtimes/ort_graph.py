@@ -14,6 +14,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from edgemt.errors import EdgemtError
+from edgemt.runtimes import huge_pages
 from edgemt.runtimes.protocol import Tap
 
 DTYPES = {
@@ -55,7 +56,8 @@ class Graph:
                     "session.model_external_initializers_file_folder_path", str(path.parent)
                 )
                 model, made = _with_outputs(path, taps)
-            self.session = ort.InferenceSession(model, options, providers=list(providers))
+            with huge_pages.for_what_is_loaded():
+                self.session = ort.InferenceSession(model, options, providers=list(providers))
         except EdgemtError:
             raise
         except Exception as error:  # onnxruntime's exceptions share no base class of their own
