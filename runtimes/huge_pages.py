@@ -56,7 +56,7 @@ def large_regions() -> list[Region]:
     for line in lines:
         span, rights, _, _, _, *name = line.split(maxsplit=5)
         start, end = (int(side, 16) for side in span.split("-"))
-        if rights == "rw-p" and not name and end - start >= page:
+        if rights == "rw-p" and name in ([], ["[heap]"]) and end - start >= page:
             found.append((start, end))
     return found
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import mmap
+import os
 import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -77,3 +80,23 @@ def test_a_system_without_them_is_left_alone(tmp_path: Path, monkeypatch: pytest
 def test_an_error_within_it_is_not_hidden() -> None:
     with pytest.raises(ZeroDivisionError), huge_pages.for_what_is_loaded():
         _ = 1 // 0
+
+
+def test_the_heap_belongs_to_it() -> None:
+    """Where large blocks come from it, as glibc has it after some have been given back."""
+    if not gathers_at_once():
+        pytest.skip("this system gathers no huge pages at once")
+    code = (
+        "import ctypes\n"
+        "from edgemt.runtimes import huge_pages\n"
+        "from test_huge_pages import SIZE, in_huge_pages\n"
+        "malloc = ctypes.CDLL(None).malloc\n"
+        "malloc.restype, malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]\n"
+        "with huge_pages.for_what_is_loaded(SIZE // 2):\n"
+        "    ctypes.memset(malloc(SIZE), 1, SIZE)\n"
+        "assert in_huge_pages() >= SIZE // 2\n"
+    )
+    threshold = {"GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=1073741824"}
+    subprocess.run(
+        [sys.executable, "-c", code], check=True, cwd=Path(__file__).parent, env={**os.environ, **threshold}
+    )
