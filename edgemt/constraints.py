@@ -107,7 +107,7 @@ class TermConstraint:
         self._after: dict[int, TermConstraint] = {}
         self._candidates = automaton.candidates(node, met | fresh, word)
         self._unmet, self._begins, self._special = automaton.guidance(node, met | fresh, word)
-        self.missing = automaton.missing(node, met | fresh, careful=bool(fresh) and word)
+        self.missing = automaton.missing(node, met, fresh, word)
         self.spans = automaton.spans
         if self.missing and point and not stops:
             self._candidates, self.missing = tuple(automaton.stops.digits), self.missing + 1
@@ -232,18 +232,22 @@ class _Automaton:
             node = self.fallback[node]
         return 0 if not node and word and token in self.bare else self.children[node].get(token, 0)
 
-    def missing(self, node: int, met: int, careful: bool) -> int:
+    def missing(self, node: int, met: int, fresh: int, word: bool) -> int:
         """Tokens still to come: the shortest spelling of each unmet term, the rest only of one begun here.
 
-        `careful`: what would go on with the word that a term has ended in is not gone on with.
+        One that goes on with the word that a term has just ended in takes that term back.
         """
-        total = sum(length for number, length in enumerate(self.shortest) if not met >> number & 1)
-        saved = (
-            self.shortest[n] - left
-            for n, left, token in self.left[node]
-            if not (met >> n & 1 or (careful and token in self.inside))
-        )
-        return total - max(0, max(saved, default=0))
+        left = [
+            (n, self.shortest[n] - rest, t) for n, rest, t in self.left[node] if not (met | fresh) >> n & 1
+        ]
+        careful = bool(fresh) and word
+        kept = [saved for _, saved, token in left if not (careful and token in self.inside)]
+        back = [saved for _, saved, token in left if careful and token in self.inside]
+        least = self._length(met | fresh) - max([0, *kept])
+        return min(least, self._length(met) - max(back)) if back else least
+
+    def _length(self, met: int) -> int:
+        return sum(length for number, length in enumerate(self.shortest) if not met >> number & 1)
 
     def guidance(self, node: int, met: int, word: bool) -> tuple[int, dict[int, list[int]], dict[int, float]]:
         """For `guide`: the unmet terms that have a span; each token that begins some, and which; the tokens

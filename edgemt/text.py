@@ -29,6 +29,7 @@ LINE = re.compile(r"[^\r\n]*(?:\r\n|\n|\r)|[^\r\n]+")
 CELL = re.compile(r"\t+|[^\t]+")
 # Characters given to sentencex at once: its time grows with the square of the number of sentences.
 BLOCK = 4096
+SPACE = re.compile(r"[^\S\0-\x7f]")  # white space that is not ASCII
 SENTENCE_END = re.compile(r"[。！？!?]+[”’」』）)\"']*|[.…]+\s")
 LIST_NUMBER = re.compile(r"(?:^|[：；:;.])\s*[（(]?\d{1,2}[.)）]\s*$")
 LATIN_STOP = re.compile(r"[A-Za-z0-9]\.\s*$")
@@ -153,12 +154,24 @@ def blocks(line: str) -> Iterator[str]:
 def sentences(text: str, language: str) -> list[str]:
     """Sentences with the white space that follows them; put together they are `text`."""
     joined: list[str] = []
-    for part in segment(language, text):
+    for part in parts(text, language):
         if joined and goes_on(joined[-1], part, language):
             joined[-1] += part
         else:
             joined.append(part)
     return joined
+
+
+def parts(text: str, language: str) -> Iterator[str]:
+    """What sentencex takes for sentences.
+
+    It looks for an initial behind white space of one byte, and panics at any other ("O\u00a0." in German).
+    So it is given plain spaces instead.
+    """
+    start = 0
+    for part in segment(language, SPACE.sub(" ", text)):
+        yield text[start : start + len(part)]
+        start += len(part)
 
 
 def goes_on(before: str, after: str, language: str) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from toy import EOS, PAD, Toy
 
@@ -55,6 +55,7 @@ def test_it_is_met_when_every_term_has_appeared(alternatives, tokens, inside, wo
 
 
 @given(terms, st.lists(st.sampled_from([3, 4, 5, 6, 7, JOIN]), max_size=10), letters, letters)
+@example([[[3, 3, 3], [6, 4, 4, 3]], [[4, 4]]], [6], {3}, {3, 4})  # the one ends inside the other
 def test_as_many_candidates_as_are_missing_meet_it(alternatives, tokens, inside, words):
     constraint = TermConstraint(alternatives, inside, words=words)
     for token in tokens:

@@ -28,6 +28,7 @@ def sentences(string: str, language: str, limit: int = 1000) -> list[str]:
 
 @given(TEXTS, st.sampled_from(["zh", "en", "de"]), st.integers(1, 30))
 @example(": A", "zh", 1)
+@example("O\u00a0.\u0082PM", "de", 1)
 def test_nothing_is_lost(string: str, language: str, limit: int) -> None:
     pieces = list(text.pieces(string, language, short(limit)))
     assert "".join(piece.text for piece in pieces) == string
