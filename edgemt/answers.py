@@ -96,7 +96,7 @@ def unwrapped(text: str, source: str) -> str:
     """The text without the first chatter around it; itself where there is none after all."""
     low, own = text.lower(), source.lower()
     first, _, rest = text.partition("\n")
-    if text.startswith("```") and (found := FENCED.fullmatch(text)) and found[1]:
+    if text.startswith("```") and "```" not in source and (found := FENCED.fullmatch(text)) and found[1]:
         return found[1]
     if (found := OPENED.match(text)) and not any(tag in source for tag in TAGS):
         return text[found.end() :]

@@ -81,6 +81,7 @@ def test_no_translation_of_the_corpus_changes(clinical_pairs: list[tuple[str, st
 
 
 @given(ANSWERS)
+@example("```translation:")
 def test_what_is_the_source_stays(source: str) -> None:
     assert clean(source, source.strip()) == source.strip() or "\r" in source
 
