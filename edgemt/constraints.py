@@ -237,14 +237,14 @@ class _Automaton:
 
         One that goes on with the word that a term has just ended in takes that term back.
         """
-        left = [
-            (n, self.shortest[n] - rest, t) for n, rest, t in self.left[node] if not (met | fresh) >> n & 1
-        ]
-        careful = bool(fresh) and word
-        kept = [saved for _, saved, token in left if not (careful and token in self.inside)]
-        back = [saved for _, saved, token in left if careful and token in self.inside]
-        least = self._length(met | fresh) - max([0, *kept])
-        return min(least, self._length(met) - max(back)) if back else least
+        met_now = met | fresh
+        kept, back = self._length(met_now), self._length(met)
+        least = kept
+        for number, left, token in self.left[node]:
+            if not met_now >> number & 1:
+                takes_back = fresh and word and token in self.inside
+                least = min(least, (back if takes_back else kept) - self.shortest[number] + left)
+        return least
 
     def _length(self, met: int) -> int:
         return sum(length for number, length in enumerate(self.shortest) if not met >> number & 1)

@@ -27,7 +27,8 @@ class Stopped(BaseException):
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Within it SIGINT and SIGTERM raise KeyboardInterrupt; it ends with Stopped if one of them came.
+    """Within it SIGINT and SIGTERM raise KeyboardInterrupt; it ends with Stopped if one of them came,
+    or if something else raised KeyboardInterrupt: a worker that was interrupted, say.
 
     Signals that somebody else handles, or that are ignored (as under nohup), stay so. Only the main thread
     can ask for signals; in another this does nothing.
@@ -44,8 +45,10 @@ def stoppable() -> Iterator[None]:
                 before[number] = signal.signal(number, _come)
     try:
         yield
-    except BaseException:
+    except BaseException as error:
         heed()
+        if isinstance(error, KeyboardInterrupt):
+            raise Stopped(signal.SIGINT) from None
         raise
     finally:
         for number, handler in before.items():

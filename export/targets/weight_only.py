@@ -190,7 +190,7 @@ class _Rewriter:
                 block = block_of(columns, bits, self.block)
                 self.quantise(name, rough, bits, block, transposed)
                 self.product(model, node, rough, bits, block, rows, columns)
-                self.refine(model, node, name, columns)
+                self.refine(model, node, name)
             else:
                 self.product(model, node, name, bits, block, rows, columns)
         tables = {name for node, name in products if name in self.done}
@@ -254,16 +254,16 @@ class _Rewriter:
             )
         )
 
-    def refine(self, model: onnx.ModelProto, node: onnx.NodeProto, name: str, columns: int) -> None:
+    def refine(self, model: onnx.ModelProto, node: onnx.NodeProto, name: str) -> None:
         """The best of a head's logits once more, from the rows of 8 bits: [R, wanted, V], V ids."""
         graph, out, x = model.graph, node.output[0], node.input[0]
         rough, short = f"{out}.{COARSE}", f"{out}.short"
         node.output[0] = rough
         many = initializer("const.shortlist", np.array([SHORTLIST], np.int64))
-        graph.initializer.extend([many, initializer("const.last_axis", np.array([-1], np.int64))])
+        graph.initializer.append(many)
         steps: list[Step] = [
             ("TopK", [rough, many.name], [f"{short}.values", f"{short}.ids"], {"axis": -1, "sorted": 0}),
-            *self.rows(graph, name, f"{short}.ids", f"{short}.rows", [0, 0, SHORTLIST, columns]),
+            *self.rows(graph, name, f"{short}.ids", f"{short}.rows", [0, 0, SHORTLIST]),
             ("Unsqueeze", [x, "const.last_axis"], [f"{short}.column"], {}),
             ("MatMul", [f"{short}.rows", f"{short}.column"], [f"{short}.products"], {}),
             ("Squeeze", [f"{short}.products", "const.last_axis"], [f"{short}.logits"], {}),
@@ -274,12 +274,13 @@ class _Rewriter:
     def look_up(self, model: onnx.ModelProto, node: onnx.NodeProto, name: str) -> None:
         """Rows of the table by id, as floats: from the blocks that the head reads too."""
         graph, at = model.graph, list(model.graph.node).index(node)
-        steps = self.rows(graph, name, node.input[1], node.output[0], [0, 0, self.weights[name].shape[1]])
+        steps = self.rows(graph, name, node.input[1], node.output[0], [0, 0])
         graph.node.remove(node)
         insert(graph, at, steps)
 
-    def rows(self, graph: onnx.GraphProto, name: str, ids: str, out: str, shape: Sequence[int]) -> list[Step]:
-        """Nodes that make `out`, of `shape`, of the rows `ids` of a table of 8 bits."""
+    def rows(self, graph: onnx.GraphProto, name: str, ids: str, out: str, lead: Sequence[int]) -> list[Step]:
+        """Nodes that make `out` [*lead, K] of the rows `ids` of a table of 8 bits [V, K]."""
+        shape = [*lead, self.weights[name].shape[1]]
         whole = initializer(f"const.shape.{out}", np.array(shape, np.int64))
         half = initializer("const.half_table", np.array([1 << (TABLE_BITS - 1)], np.float32))
         graph.initializer.extend([half, whole, initializer("const.last_axis", np.array([-1], np.int64))])

@@ -36,9 +36,14 @@ def dropped() -> None:
     heed()
 
 
+def without_a_signal() -> None:
+    raise KeyboardInterrupt  # for a worker that was interrupted alone
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(
-    "struck, exit_code", [(in_a_class_body, 130), (made_another_error, 143), (dropped, 143)]
+    "struck, exit_code",
+    [(in_a_class_body, 130), (made_another_error, 143), (dropped, 143), (without_a_signal, 130)],
 )
 def test_a_signal_counts_more_than_what_became_of_it(struck: Callable[[], None], exit_code: int) -> None:
     handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
